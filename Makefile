@@ -1,0 +1,104 @@
+# Needs only Python 3.11 or newer with venv, and pip. Everything else goes into .venv.
+#
+#   PYTHON      the interpreter that .venv is made from           (make PYTHON=python3.12 setup)
+#   TORCH_ARGS  extra pip arguments for torch alone, e.g. an index (make TORCH_ARGS='--index-url URL' setup)
+#   ARGS        extra arguments of the command run                (make ARGS='-k store' test)
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_ARGS ?=
+ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+TORCH := torch==2.13.0
+MAX_LINES := 400
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := $(VENV)/.ready
+
+.PHONY: help setup model run demo test lint fix bench constraints clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(READY)  ## Make .venv with everything (again only when pyproject.toml or constraints.txt changed)
+
+# The stamp goes first and comes back last: an interrupted set-up never looks finished.
+# torch is installed before anything else, so that no other package can choose its version.
+$(READY): pyproject.toml constraints.txt
+	@rm -f $@
+	@command -v $(PYTHON) >/dev/null || { echo "error: '$(PYTHON)' is not installed" >&2; \
+	  echo " hint: install Python 3.11 or newer, or run: make PYTHON=/path/to/python3.11 setup" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); safekv needs Python 3.11 or newer" >&2; \
+	  echo " hint: run: make PYTHON=/path/to/python3.11 setup" >&2; exit 2; }
+	@if ! $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  echo "==> creating $(VENV) with $$($(PYTHON) -V)"; rm -rf $(VENV); \
+	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo " hint: this Python lacks venv; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }; fi
+	@echo "==> upgrading pip"
+	@$(PIP) install --quiet --upgrade pip
+	@echo "==> installing $(TORCH)"
+	@$(PIP) install -c constraints.txt $(TORCH_ARGS) $(TORCH)
+	@echo "==> installing safekv with its extras hf and dev"
+	@$(PIP) install -c constraints.txt -e '.[hf,dev]'
+	@for package in torchvision torchaudio; do \
+	  if $(PIP) show --quiet $$package 2>/dev/null; then \
+	    echo "error: $$package was installed; it can replace torch by another build" >&2; exit 1; fi; done
+	@touch $@
+	@echo "==> $(VENV) is ready"
+
+model: $(READY)  ## Fetch and convert the default model, once
+	@echo "==> fetching the default model"
+	@$(BIN)/safekv models fetch
+
+run: model  ## Set up, fetch the model and play the demo
+	@echo "==> safekv demo"
+	@$(BIN)/safekv demo $(ARGS)
+
+demo: run  ## The same as run
+
+test: model  ## Set up, fetch the model and run all tests
+	@echo "==> pytest"
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## Check style, types, import directions and file sizes
+	@echo "==> ruff check"
+	@$(BIN)/ruff check src tests
+	@echo "==> ruff format --check"
+	@$(BIN)/ruff format --check src tests
+	@echo "==> mypy --strict"
+	@$(BIN)/mypy
+	@echo "==> import contracts"
+	@$(BIN)/lint-imports
+	@echo "==> no file in src over $(MAX_LINES) lines"
+	@find src -name '*.py' -exec wc -l {} + | awk '$$2 != "total" && $$1 > $(MAX_LINES) \
+	  { print "error: " $$2 " has " $$1 " lines"; bad = 1 } END { exit bad }'
+
+fix: $(READY)  ## Repair what ruff can repair
+	@echo "==> ruff check --fix, ruff format"
+	@$(BIN)/ruff check --fix src tests
+	@$(BIN)/ruff format src tests
+
+bench: model  ## Compare the embedded engine with and without our cache
+	@echo "==> safekv bench engine"
+	@$(BIN)/safekv bench engine $(ARGS)
+
+# "+cpu" and the like name one machine's build of torch, not its version.
+constraints: $(READY)  ## Write constraints.txt from what .venv holds now
+	@echo "==> writing constraints.txt"
+	@{ echo "# What .venv held when the tests last passed. Written by 'make constraints', that is:"; \
+	   echo "# pip freeze, without pip, safekv and local versions. To upgrade: install into .venv, test, rerun."; \
+	   $(PIP) freeze --all --exclude-editable \
+	     | sed -E '/^(-e|#|pip==|safekv)|@ file:/d; s/\+[A-Za-z0-9.]+$$//'; } > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+	@touch $(READY)
+
+clean:  ## Remove .venv, caches and build results (not the fetched model)
+	@echo "==> removing $(VENV), caches and build results"
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,88 @@
+"""`safekv bench`: what safekv costs, measured beside its peers in the same run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+
+@click.group()
+def bench() -> None:
+    """Measure what the prefix cache costs."""
+
+
+@bench.command()
+@click.option("--model", default="smollm2-135m-instruct", show_default=True)
+@click.option("--rounds", default=12, show_default=True, type=click.IntRange(2))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--out", type=click.Path(path_type=Path), help="Append the record to this file.")
+def engine(model: str, rounds: int, as_json: bool, out: Path | None) -> None:
+    """The embedded engine with safekv's cache against the same engine with its own.
+
+    Both loops share one model and are interleaved. Ratios are safekv / transformers: below 1
+    is faster for TTFT, above 1 is faster for throughput. Exit status: 0 measured, 2 bad model.
+    """
+    from safekv.bench import engine as measured
+    from safekv.bench.record import environment
+    from safekv.cli.progress import model_progress
+    from safekv.detect.config import DetectConfig
+    from safekv.detect.rules import RuleDetector
+    from safekv.engines.hf.store import model_id, resolve_model
+
+    with model_progress(model) as report:
+        source = resolve_model(model, progress=report)
+    detector = RuleDetector.from_config(DetectConfig())
+    plan = measured.EnginePlan(rounds=rounds)
+    with _rounds("safekv bench engine") as progress:
+        result = asyncio.run(measured.run(model_id(model), source, detector, plan, progress))
+    record = {"benchmark": "engine", "model": model_id(model), **result}
+    record["environment"] = environment()
+    if out is not None:
+        with out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    if as_json:
+        click.echo(json.dumps(record))
+    else:
+        Console().print(_table(record))
+
+
+class Report(Protocol):
+    def __call__(self, done: int, total: int, /) -> None: ...
+
+
+@contextmanager
+def _rounds(title: str) -> Iterator[Report]:
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+ROWS = {
+    "ttft_miss_s": "TTFT, miss (s)",
+    "ttft_hit_s": "TTFT, hit (s)",
+    "throughput_tok_s": "throughput (tokens/s)",
+}
+
+
+def _table(record: dict[str, Any]) -> Table:
+    table = Table(title=f"{record['model']}: safekv's cache against transformers' own")
+    for heading in ("median", "safekv", "transformers", "ratio [95 % interval]"):
+        table.add_column(heading, justify="left" if heading == "median" else "right")
+    for key, label in ROWS.items():
+        ratio = record["ratio_safekv_to_transformers"][key]
+        table.add_row(
+            label,
+            f"{record['median']['safekv'][key]:.3f}",
+            f"{record['median']['transformers'][key]:.3f}",
+            f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]",
+        )
+    return table

@@ -1,0 +1,143 @@
+"""`safekv serve`: one model, many tenants, over HTTP."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from safekv.gateway.server import reserve_socket
+from safekv.gateway.server import serve as run_server
+from safekv.gateway.tenants import TenantStore, default_keys_file
+from safekv.settings.load import load
+from safekv.settings.model import Settings
+from safekv.types import Mode
+
+if TYPE_CHECKING:
+    from safekv.detect.base import Detector
+    from safekv.engines.hf.engine import HFEngine
+    from safekv.telemetry.prometheus import PrometheusSink
+
+UNSAFE_WARNING = (
+    "mode unsafe-global: every tenant can find out by timing what other tenants sent; "
+    "for demonstrations and attacks only"
+)
+
+
+@click.command()
+@click.argument("model", default="smollm2-135m-instruct")
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    help="How tenants share the prefix cache.  [default: selective]",
+)
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8000]")
+@click.option("--keys", type=click.Path(path_type=Path), help="Tenant key file.")
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Settings file.")
+@click.option("--capacity-blocks", type=int, help="KV budget in blocks.  [default: 1024]")
+@click.option("--epoch", type=float, help="Seconds between promotions.  [default: 1.0]")
+@click.option("--log-level", default="warning", show_default=True, help="What stderr shows.")
+def serve(
+    model: str,
+    mode: str | None,
+    host: str | None,
+    port: int | None,
+    keys: Path | None,
+    path: Path | None,
+    capacity_blocks: int | None,
+    epoch: float | None,
+    log_level: str,
+) -> None:
+    """Serve MODEL (a known name, a directory or a hub id) with an OpenAI-compatible API.
+
+    Tenants are known by their keys: see `safekv tenant add`. SIGTERM and Ctrl-C let requests
+    in flight finish (server.drain_s) and cancel the rest.
+
+    Exit status: 0 stopped by a signal, 1 failed while serving, 2 wrong usage, setting, key
+    file or model, or the port is in use.
+    """
+    flags = {
+        "warden.mode": mode,
+        "server.host": host,
+        "server.port": port,
+        "server.keys_file": keys,
+        "cache.capacity_blocks": capacity_blocks,
+        "warden.epoch_s": epoch,
+    }
+    settings, _ = load(path, os.environ, flags)
+    _serve(model, settings, log_level)
+
+
+def _serve(model: str, settings: Settings, log_level: str) -> None:
+    from safekv.gateway.app import create_app
+    from safekv.telemetry.log import configure
+    from safekv.telemetry.prometheus import PrometheusSink
+
+    configure(log_level)
+    server = settings.server
+    # Cheap refusals first: a taken port or a loose key file must not wait for a model to load.
+    tenants = TenantStore(server.keys_file or default_keys_file(os.environ))
+    tenants.check()
+    sock = reserve_socket(server.host, server.port)
+    metrics = PrometheusSink()
+    engine = _engine(model, settings, metrics)
+    _register_gauges(metrics, engine)
+    warnings = _warnings(settings, tenants)
+    for warning in warnings:
+        click.echo(f"safekv: warning: {warning}", err=True)
+    app = create_app(engine, tenants, server, metrics=metrics.render, warnings=warnings)
+
+    def ready(url: str) -> None:
+        mode = settings.warden.mode.value
+        click.echo(f"safekv: serving {engine.model_id} at {url} (mode {mode})", err=True)
+
+    run_server(app, engine, sock, drain_s=server.drain_s, on_ready=ready)
+
+
+def _engine(model: str, settings: Settings, metrics: PrometheusSink) -> HFEngine:
+    from safekv.cli.progress import model_progress
+    from safekv.engines.hf.store import model_id, resolve_model
+
+    with model_progress(model) as report:
+        source = resolve_model(model, progress=report)
+    detector = _detector(settings)
+    from safekv.engines.hf.engine import HFEngine
+
+    return HFEngine(
+        model_id(model),
+        source,
+        engine=settings.engine,
+        cache=settings.cache,
+        warden=settings.warden,
+        detect=settings.detect,
+        detector=detector,
+        events=metrics,
+    )
+
+
+def _detector(settings: Settings) -> Detector | None:
+    if settings.warden.mode is not Mode.SELECTIVE:
+        return None
+    from safekv.detect.rules import RuleDetector
+
+    return RuleDetector.from_config(settings.detect)
+
+
+def _register_gauges(metrics: PrometheusSink, engine: HFEngine) -> None:
+    warden = engine.warden
+    metrics.gauge("cached_blocks", "Blocks in the tree now.", warden.stored_blocks)
+    metrics.gauge("evictable_blocks", "Blocks that could be evicted now.", warden.evictable_blocks)
+    metrics.gauge("shared_blocks", "Blocks every tenant may reuse.", engine.shared_blocks)
+    metrics.gauge("detection_backlog_prompts", "Prompts not judged yet.", engine.detection_backlog)
+
+
+def _warnings(settings: Settings, tenants: TenantStore) -> list[str]:
+    warnings = []
+    if settings.warden.mode is Mode.UNSAFE_GLOBAL:
+        warnings.append(UNSAFE_WARNING)
+    if not any(not record.revoked for record in tenants.list()):
+        click.echo("safekv: no tenant has a key yet: safekv tenant add NAME", err=True)
+    return warnings

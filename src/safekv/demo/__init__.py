@@ -1,0 +1,1 @@
+"""The story that `safekv demo` plays, and its report."""

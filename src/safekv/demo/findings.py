@@ -1,0 +1,103 @@
+"""What the numbers say, in sentences, and whether that is what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from safekv.demo.result import ModeResult
+from safekv.types import Mode
+
+LEAK_AUC: Final = 0.9
+NOISE_DEVIATIONS: Final = 3.0
+NEARLY: Final = 0.7
+
+Results = Mapping[Mode, ModeResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence about the results, and whether it is the expected one."""
+
+    expected: bool
+    sentence: str
+
+
+def findings(results: Results) -> list[Finding]:
+    """What `results` show, one sentence per expectation that they can speak to."""
+    found = [leak_of(result) for result in results.values()]
+    found += _speed(results)
+    return [*found, _outputs(results)]
+
+
+def leak_of(result: ModeResult) -> Finding:
+    """Whether the mode leaked: expected of `unsafe-global`, and of no other."""
+    if result.mode is Mode.UNSAFE_GLOBAL:
+        return _must_leak(result)
+    return _must_not_leak(result)
+
+
+def _must_leak(result: ModeResult) -> Finding:
+    leaks = result.times.auc >= LEAK_AUC and result.card.recovered
+    what = f"{result.mode.value} leaks" if leaks else f"{result.mode.value} was expected to leak"
+    return Finding(leaks, f"{what}: {_attack(result)}.")
+
+
+def _must_not_leak(result: ModeResult) -> Finding:
+    noise = NOISE_DEVIATIONS * result.times.auc_noise
+    safe = abs(result.times.auc - 0.5) <= noise and not result.recovered_any
+    name = result.mode.value
+    what = f"{name} does not leak" if safe else f"{name} was expected not to leak"
+    band = f"chance is 0.50 ± {noise:.2f} with this many probes"
+    return Finding(safe, f"{what}: {_attack(result)} ({band}).")
+
+
+def _attack(result: ModeResult) -> str:
+    return (
+        f"from response times alone the attacker told the victim's letters from others with AUC"
+        f" {result.times.auc:.2f}, and {recovery(result)}"
+    )
+
+
+def recovery(result: ModeResult) -> str:
+    """What came of guessing, in half a sentence."""
+    won = [
+        f"the {name} after {guess.guesses} requests"
+        for name, guess in (("card number", result.card), ("project", result.project))
+        if guess.recovered
+    ]
+    if not won:
+        return f"found neither secret in {result.guesses} requests"
+    return "found " + " and ".join(won)
+
+
+def _speed(results: Results) -> list[Finding]:
+    if not {Mode.ISOLATED, Mode.SELECTIVE, Mode.UNSAFE_GLOBAL} <= set(results):
+        return []
+    alone, chosen, everything = (
+        results[mode].first_turn_median_s
+        for mode in (Mode.ISOLATED, Mode.SELECTIVE, Mode.UNSAFE_GLOBAL)
+    )
+    saved = (alone - chosen) / (alone - everything) if alone > everything else 0.0
+    numbers = (
+        f"median first turn {_ms(chosen)} against {_ms(everything)} in unsafe-global and"
+        f" {_ms(alone)} in isolated"
+    )
+    if alone <= everything:
+        return [Finding(False, f"sharing was expected to save time and did not: {numbers}.")]
+    share = f"{min(saved, 1.0):.0%} of what sharing can save"
+    if saved >= NEARLY:
+        return [Finding(True, f"selective keeps {share}: {numbers}.")]
+    return [Finding(False, f"selective was expected to be nearly as quick: {numbers}.")]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms"
+
+
+def _outputs(results: Results) -> Finding:
+    differ = [mode.value for mode, result in results.items() if not result.honest.outputs_equal]
+    if differ:
+        return Finding(False, f"a second tenant's output differed in {', '.join(differ)}.")
+    return Finding(True, "A second tenant got byte-equal output for the same prompt in every mode.")

@@ -1,0 +1,1 @@
+"""May this be shared? Detector stages that veto, clear or abstain."""

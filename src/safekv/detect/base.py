@@ -1,0 +1,60 @@
+"""What every detector stage is: a judge of blocks that may veto, clear or abstain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from safekv.types import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One prompt as text, cut where its blocks end.
+
+    `block_ends[i]` is the offset in characters just after block `i`; text behind
+    the last one belongs to no full block and serves as look-ahead. `message_starts`
+    are the offsets at which a chat message begins (always including 0), so that a
+    rule can veto the whole message in which it fires.
+    """
+
+    text: str = field(repr=False)
+    block_ends: tuple[int, ...]
+    message_starts: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        ends = self.block_ends
+        if any(a > b for a, b in zip(ends, ends[1:], strict=False)):
+            raise ValueError("block_ends must not decrease")
+        if ends and not 0 <= ends[-1] <= len(self.text):
+            raise ValueError(
+                f"block_ends reach {ends[-1]}, the text has {len(self.text)} characters"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict on one block and why. `rule` names what fired, never the text it fired on."""
+
+    verdict: Verdict
+    rule: str
+    confidence: float = 1.0
+
+
+class Detector(Protocol):
+    """Judges which blocks of a document may be shared between tenants.
+
+    The contract that `safekv.testing.DetectorContract` runs on every one:
+
+    * one finding per block, in order;
+    * no memory between calls: the same document gives the same findings;
+    * a block's finding depends on the text up to a bounded look-ahead behind it, so
+      what other tenants sent can never move it;
+    * `SHAREABLE` only after everything it looks for was looked for; when in doubt `UNSURE`;
+    * an exception means no opinion, and the blocks stay private.
+    """
+
+    name: str
+
+    def judge(self, document: Document) -> Sequence[Finding]: ...

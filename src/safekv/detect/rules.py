@@ -1,0 +1,150 @@
+"""Stage 1: rules and checksums over the decoded text of a prompt."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from safekv.detect.base import Document, Finding
+from safekv.detect.config import DetectConfig
+from safekv.detect.normalise import UNDECODABLE, View, normalise
+from safekv.errors import ConfigError
+from safekv.types import Verdict
+
+if TYPE_CHECKING:
+    from safekv.detect.matching import Gate, Rule
+
+CLEAN: Final = Finding(Verdict.SHAREABLE, rule="clean")
+LOOK_AHEAD: Final = Finding(Verdict.UNSURE, rule="look-ahead")
+UNREADABLE: Final = Finding(Verdict.UNSURE, rule="undecodable")
+
+
+class RuleDetector:
+    """Vetoes blocks in which a rule fires; clears the rest where enough text follows.
+
+    What holds, with `lookahead_chars` of visible characters behind a block's end:
+
+    * All text before is seen: what precedes a block can make it private, but never hides
+      an identifier that starts in it.
+    * An identifier that starts before the block's end, and lies with its context and
+      one more character inside the look-ahead, makes the block private whatever follows.
+    * So a `SHAREABLE` block becomes `PRIVATE` in a longer document only by a match, or
+      a context word, that reaches behind the look-ahead, or by a rule for whole
+      messages that fires later in the same message.
+    """
+
+    name = "rules"
+
+    def __init__(self, rules: Sequence[Rule], gate: Gate, lookahead_chars: int) -> None:
+        """`gate` holds the patterns of `rules` in the same order."""
+        self.rules = tuple(rules)
+        self._gate = gate
+        self._lookahead_chars = lookahead_chars
+
+    @classmethod
+    def from_config(cls, config: DetectConfig) -> RuleDetector:
+        """The shipped rules and the operator's own, each tried on its examples.
+
+        Raises `ConfigError` for a bad rule file or when the `detect` extra is missing.
+        """
+        try:
+            from safekv.detect.ruleset import build_gate, load_rules
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"rule detection needs the package {error.name}", "pip install 'safekv[detect]'"
+            ) from error
+        rules = load_rules(config.extra_rulesets)
+        return cls(rules, build_gate(rules), config.lookahead_chars)
+
+    def judge(self, document: Document) -> list[Finding]:
+        """One finding per block. O(characters); about 20 us per 4,000 clean ones.
+
+        Raises `DetectorError` when the scan ran out of memory.
+        """
+        if not document.block_ends:
+            return []
+        view = normalise(document.text)
+        findings = self._clear(document, view)
+        data = view.text.encode()
+        messages = _Messages(document)
+        for index in self._gate.hits(data):
+            rule = self.rules[index]
+            private = Finding(Verdict.PRIVATE, rule.id)
+            spans = _char_spans(rule.spans(data), data, view)
+            if rule.whole_message:
+                spans = messages.around(spans)
+            for start, end in spans:
+                _veto(findings, document.block_ends, start, end, private)
+        return findings
+
+    def _clear(self, document: Document, view: View) -> list[Finding]:
+        """What each block is when no rule fires."""
+        ends = document.block_ends
+        judged = bisect_right(ends, self._last_end(document, view))
+        findings = [CLEAN] * judged + [LOOK_AHEAD] * (len(ends) - judged)
+        unreadable = UNDECODABLE in view.text
+        start = 0
+        for i, end in enumerate(ends):
+            # A block without text was never read, so nothing is known of its tokens.
+            if start == end or (unreadable and self._is_unreadable(view, start, end)):
+                findings[i] = UNREADABLE
+            start = end
+        return findings
+
+    def _last_end(self, document: Document, view: View) -> int:
+        """The last offset behind which the look-ahead is complete, negative when none is."""
+        visible = len(view.text) - self._lookahead_chars
+        if visible < 0:
+            return -1
+        last = len(document.text) - self._lookahead_chars
+        if view.starts is None or visible == len(view.starts):
+            return last
+        return min(last, view.starts[visible])
+
+    def _is_unreadable(self, view: View, start: int, end: int) -> bool:
+        behind = view.index(end) + self._lookahead_chars
+        return UNDECODABLE in view.text[view.index(start) : behind]
+
+
+class _Messages:
+    """The messages of a document, each given out once however often a rule fires in it."""
+
+    def __init__(self, document: Document) -> None:
+        self._starts = sorted({0, *document.message_starts})
+        self._bounds = [*self._starts[1:], len(document.text)]
+
+    def around(self, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """The spans of the messages in which `spans`, in ascending order, start."""
+        last = -1
+        for start, end in spans:
+            message = bisect_right(self._starts, start) - 1
+            if message != last:
+                yield self._starts[message], max(end, self._bounds[message])
+            last = message
+
+
+def _veto(
+    findings: list[Finding], ends: Sequence[int], start: int, end: int, private: Finding
+) -> None:
+    """Makes every block that `[start, end)` overlaps private, unless it is already."""
+    first = bisect_right(ends, start)
+    last = min(bisect_left(ends, end), len(ends) - 1)
+    for i in range(first, last + 1):
+        if findings[i].verdict is not Verdict.PRIVATE:
+            findings[i] = private
+
+
+def _char_spans(
+    spans: Iterable[tuple[int, int]], data: bytes, view: View
+) -> Iterator[tuple[int, int]]:
+    """Ascending byte spans of `data` as character spans of the original text. O(data)."""
+    at_byte = at_char = 0
+    wide = len(data) != len(view.text)
+    for start, end in spans:
+        if not wide:
+            yield view.span(start, end)
+            continue
+        first = at_char + len(data[at_byte:start].decode())
+        at_byte, at_char = end, first + len(data[start:end].decode())
+        yield view.span(first, at_char)

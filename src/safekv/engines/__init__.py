@@ -1,0 +1,1 @@
+"""Adapters; each alone knows its engine's types."""

@@ -1,0 +1,1 @@
+"""The embedded engine: transformers' continuous batching on safekv's prefix cache."""

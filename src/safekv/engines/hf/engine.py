@@ -1,0 +1,257 @@
+"""The embedded engine: a real model, continuous batching, and safekv's prefix cache."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+
+from safekv.cache import CacheConfig
+from safekv.detect.base import Detector
+from safekv.detect.config import DetectConfig
+from safekv.detect.worker import DetectionWorker
+from safekv.engines.base import Chunk, GenerationRequest
+from safekv.engines.hf.config import HFConfig
+from safekv.engines.hf.load import LoadedModel, load
+from safekv.engines.hf.loop import SelectiveLoop
+from safekv.engines.hf.paged import Admission, SelectiveCache
+from safekv.engines.hf.sampling import sampling_kwargs
+from safekv.engines.hf.text import AnswerText, PromptText
+from safekv.errors import ConfigError, EngineError, RequestError
+from safekv.events import EventSink
+from safekv.types import Mode, TenantId
+from safekv.warden import PromptJob, Warden, WardenConfig
+
+log = logging.getLogger(__name__)
+
+
+class HFEngine:
+    """Serves one model to many tenants through transformers' continuous batching.
+
+    In `selective` mode it needs a `detector`: without one nothing could ever be shared, so
+    a missing detector is a `ConfigError` rather than a silent loss. Other modes ignore it.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        source: Path | str,
+        *,
+        engine: HFConfig,
+        cache: CacheConfig,
+        warden: WardenConfig,
+        detect: DetectConfig,
+        detector: Detector | None = None,
+        events: EventSink | None = None,
+    ) -> None:
+        if warden.mode is Mode.SELECTIVE and detector is None:
+            raise ConfigError("mode selective has no detector", "install the extra: safekv[detect]")
+        self._model_id = model_id
+        self._source = source
+        self._engine, self._cache, self._detect = engine, cache, detect
+        self._detector = detector
+        self._events = events
+        self.warden = Warden(warden, cache, events)
+        self._loaded: LoadedModel | None = None
+        self._loop: SelectiveLoop | None = None
+        self._worker: DetectionWorker[PromptJob] | None = None
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load the model, start the loop and the detector, and run one forward pass.
+
+        Raises `ModelError` when the model cannot be loaded, `EngineError` when it cannot run.
+        """
+        await asyncio.to_thread(self._load)
+        self._start_detection()
+        # No admission, so it belongs to nobody: it reuses nothing and leaves nothing behind.
+        warm = GenerationRequest(
+            tenant=TenantId(""), token_ids=[0] * self._cache.block_tokens, max_tokens=1
+        )
+        async for _ in self._stream(warm, admitted=False):
+            pass
+
+    def _load(self) -> None:
+        self._loaded = load(self._source, self._engine)
+        loop = SelectiveLoop(self._loaded.model, self._cache, self._engine, self.warden)
+        # Builds the cache in this thread, so that a model it cannot serve is refused here.
+        loop.warmup()
+        loop.start()
+        self._loop = loop
+
+    def _start_detection(self) -> None:
+        if self._detector is None or self.warden.config.mode is not Mode.SELECTIVE:
+            return
+        text = PromptText(self._model.tokenizer, self._cache.block_tokens)
+        self._worker = DetectionWorker(
+            self._detector,
+            text.document,
+            self.warden.settle,
+            self.warden.tick,
+            tenant_of=lambda job: job.tenant,
+            epoch_s=self.warden.config.epoch_s,
+            queue_prompts=self._detect.queue_prompts,
+            events=self._events,
+        )
+        self.warden.on_prompt(self._worker.submit)
+        self._worker.start()
+
+    async def stop(self, drain_s: float) -> None:
+        """Let the loop finish for `drain_s` seconds, then end it. Safe to call twice."""
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.stop)
+        loop = self._loop
+        if loop is None or not loop.is_running():
+            return
+        await asyncio.to_thread(loop.stop, True, drain_s)
+        if loop.is_running():
+            await asyncio.to_thread(loop.stop, True, 30.0, False, True)
+
+    # -- facts -----------------------------------------------------------------------------
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id
+
+    @property
+    def context_tokens(self) -> int:
+        """The model's limit, or what the whole cache holds if that is less."""
+        return min(
+            self._model.context_tokens, self._cache.capacity_blocks * self._cache.block_tokens
+        )
+
+    def healthy(self) -> bool:
+        """Whether the generation loop runs and has not failed."""
+        loop = self._loop
+        return (
+            loop is not None
+            and loop.is_running()
+            and loop.background_thread_status.fatal_error is None
+        )
+
+    def health(self) -> Mapping[str, object]:
+        """Facts that are the same for every tenant."""
+        facts: dict[str, object] = {"mode": self.warden.config.mode.value, "engine": "hf"}
+        if self._worker is not None:
+            facts["detector"] = (
+                "running" if self._worker.alive() else "stopped: nothing is promoted"
+            )
+        return facts
+
+    @property
+    def loop(self) -> SelectiveLoop:
+        """The generation loop itself, for benchmarks. Raises `EngineError` before `start`."""
+        return self._running_loop()
+
+    def shared_blocks(self) -> int:
+        """Blocks that every tenant may reuse; for the operator's metrics. O(nodes)."""
+        return self.warden.stats().shared_blocks
+
+    def detection_backlog(self) -> int:
+        """Prompts that wait to be judged; for the operator's metrics."""
+        return self._worker.backlog() if self._worker is not None else 0
+
+    def check(self) -> None:
+        """Raise `IsolationBroken` unless every block is accounted for. Call when idle."""
+        processor = self._running_loop().batch_processor
+        if processor is not None and isinstance(processor.cache, SelectiveCache):
+            processor.cache.check()
+
+    # -- requests --------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        # The backend's call borrows the tokenizer unchanged, so that the detector's thread may
+        # decode at the same time; the wrapper's call may set truncation first.
+        backend = self._model.tokenizer.backend_tokenizer
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The tokens of a chat. Raises `RequestError` when the template cannot express it."""
+        try:
+            ids: list[int] = self._model.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        except Exception as error:  # templates raise what they like, and may quote the message
+            raise RequestError(
+                f"the model's chat template refused these messages ({type(error).__name__})",
+                "check the order of roles",
+                param="messages",
+            ) from None
+        return ids
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        """Chunks of the answer, one per engine step. Closing the iterator cancels the request."""
+        async with contextlib.aclosing(self._stream(request, admitted=True)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _stream(
+        self, request: GenerationRequest, *, admitted: bool
+    ) -> AsyncGenerator[Chunk, None]:
+        loop = self._running_loop()
+        request_id = secrets.token_hex(16)
+        admission = Admission(request.tenant, len(request.token_ids))
+        outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
+        if admitted:
+            loop.admissions.by_id[request_id] = admission
+        loop.router.open(request_id, outputs.put_nowait)
+        finished = False
+        try:
+            self._enqueue(loop, request_id, request)
+            text, seen = AnswerText(self._model.tokenizer), 0
+            while not finished:
+                output = await outputs.get()
+                finished = output.is_finished()
+                if output.status is RequestStatus.FAILED:
+                    raise EngineError("the engine failed while generating", "try again later")
+                new, seen = output.generated_tokens[seen:], len(output.generated_tokens)
+                yield Chunk(
+                    text.add(new),
+                    seen,
+                    admission.cached_tokens,
+                    self._finish_reason(output) if finished else None,
+                )
+        finally:
+            loop.router.close(request_id)
+            loop.admissions.by_id.pop(request_id, None)
+            if not finished:
+                loop.cancel_request(request_id)
+
+    def _enqueue(self, loop: SelectiveLoop, request_id: str, request: GenerationRequest) -> None:
+        if loop.background_thread_status.can_accept_new_requests() is not None:
+            raise EngineError("the engine is stopping", "try again later")
+        loop.add_request(
+            list(request.token_ids),
+            request_id=request_id,
+            max_new_tokens=request.max_tokens,
+            streaming=True,
+            **sampling_kwargs(request.temperature, request.top_p),
+        )
+
+    def _finish_reason(self, output: GenerationOutput) -> str:
+        eos = self._running_loop().generation_config.eos_token_id
+        stops = {eos} if isinstance(eos, int) else set(eos or ())
+        return (
+            "stop" if output.generated_tokens and output.generated_tokens[-1] in stops else "length"
+        )
+
+    @property
+    def _model(self) -> LoadedModel:
+        if self._loaded is None:
+            raise EngineError("the engine has not started", "call start() first")
+        return self._loaded
+
+    def _running_loop(self) -> SelectiveLoop:
+        if self._loop is None:
+            raise EngineError("the engine has not started", "call start() first")
+        return self._loop

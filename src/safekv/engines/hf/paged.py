@@ -1,0 +1,222 @@
+"""The paged cache of transformers' continuous batching, with safekv's tree as its prefix cache.
+
+transformers finds reusable blocks by an unkeyed 64-bit hash and trusts it without comparing
+tokens. Here the warden decides instead, per tenant and by equality; pages, pools, read and
+write indices stay transformers' own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.cache_allocators import FULL_ATTENTION
+from transformers.generation.continuous_batching.cache_allocators.cache_allocator import BlockLedger
+from transformers.generation.continuous_batching.requests import RequestState
+from transformers.generation.continuous_batching.scheduler import FIFOScheduler
+
+from safekv.cache import Lease
+from safekv.errors import IsolationBroken, ModelError
+from safekv.types import BlockId, TenantId, pack_tokens
+from safekv.warden import Warden
+
+
+@dataclass(slots=True)
+class Admission:
+    """Whose request it is, written by the gateway's side before the engine sees the request.
+
+    The engine's thread fills in the rest. `cached_tokens` are the prompt tokens found in the
+    tenant's own cache, the only hit the tenant is told of; it is final once a forward pass
+    has run (`started`), so that a request which is set back does not count its own work.
+    `submitted` says that the prompt was counted and handed to the detector.
+    """
+
+    tenant: TenantId
+    prompt_tokens: int
+    cached_tokens: int = 0
+    started: bool = False
+    submitted: bool = False
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a running request holds: its lease, and how many leading blocks the tree owns."""
+
+    lease: Lease
+    admission: Admission
+    stored_blocks: int
+
+
+class ClosedLedger(BlockLedger):  # type: ignore[misc]
+    """transformers' hash ledger with its doors shut: any use of it is a bug of ours."""
+
+    def acquire(self, block_id: int) -> None:
+        raise IsolationBroken("transformers' own prefix cache was asked to share a block")
+
+    def register_new_hash(self, block_id: int, block_hash: int) -> int | None:
+        raise IsolationBroken("transformers' own prefix cache was asked to store a hash")
+
+
+@dataclass(slots=True)
+class Admissions:
+    """Requests on their way into the engine. One writer per key; reads are atomic."""
+
+    by_id: dict[str, Admission] = field(default_factory=dict)
+
+    def get(self, request_id: str) -> Admission | None:
+        """The admission of `request_id`, or `None`: then nothing is reused and nothing stored."""
+        return self.by_id.get(request_id)
+
+
+class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
+    """A `PagedAttentionCache` whose reuse, storage and eviction go through the warden.
+
+    Called from the engine's thread only. A block is in exactly one place: the free pool, a
+    running request's table, or the tree. Raises `ModelError` for models with layers other
+    than full attention.
+    """
+
+    def __init__(self, *args: Any, warden: Warden, admissions: Admissions, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        kinds = sorted(self.cache_allocators)
+        if kinds != [FULL_ATTENTION]:
+            raise ModelError(
+                f"the model has {', '.join(kinds)} layers",
+                "use a model with full attention only; others cannot share prefixes yet",
+            )
+        self._allocator = self.cache_allocators[FULL_ATTENTION]
+        self._allocator.ledger = ClosedLedger()
+        self._warden = warden
+        self._admissions = admissions
+        self._held: dict[str, _Held] = {}
+
+    # -- reuse and storage -----------------------------------------------------------------
+
+    def search_prefix_match(self, request_id: str, prompt_ids: list[int]) -> int:
+        """Step 3: lease what the request's tenant may reuse; returns the matched tokens.
+
+        The scheduler asks again for a request that had to wait, so an older lease of it is
+        given back first. A request without an admission matches nothing.
+        """
+        self._drop(request_id)
+        admission = self._admissions.get(request_id)
+        if admission is None:
+            return 0
+        lease = self._warden.admit(admission.tenant, pack_tokens(prompt_ids))
+        self._held[request_id] = _Held(lease, admission, len(lease.blocks))
+        page = int(self._allocator.tokens_per_page)
+        if not admission.started:
+            admission.cached_tokens = lease.own_blocks * page
+        if lease.blocks:
+            self._allocator.block_table[request_id] = list(lease.blocks)
+        return len(lease.blocks) * page
+
+    def mark_complete_blocks(self, state: RequestState, complete_blocks: dict[str, int]) -> None:
+        """Step 6: store the blocks that the last forward pass filled, and hand in the prompt."""
+        held = self._held.get(state.request_id)
+        table = self._allocator.block_table.get(state.request_id)
+        if held is None or table is None:
+            return
+        admission = held.admission
+        admission.started = True
+        new = complete_blocks.get(FULL_ATTENTION, 0)
+        if new:
+            self._store(held, table, state, held.stored_blocks + new)
+        if not admission.submitted and state.position_offset >= admission.prompt_tokens:
+            admission.submitted = True
+            prompt = state.initial_tokens[: admission.prompt_tokens]
+            self._warden.submit(held.lease, pack_tokens(prompt))
+
+    def _store(self, held: _Held, table: list[int], state: RequestState, n_blocks: int) -> None:
+        n_tokens = n_blocks * self._allocator.tokens_per_page
+        tokens = pack_tokens((state.initial_tokens + state.generated_tokens)[:n_tokens])
+        mine = [BlockId(block) for block in table[:n_blocks]]
+        kept = self._warden.store(held.lease, tokens, mine)
+        duplicates = [a for a, b in zip(mine, kept, strict=True) if a != b]
+        table[:n_blocks] = kept
+        held.stored_blocks = n_blocks
+        self.pool.free_blocks(self._allocator.index, duplicates)
+
+    def free_blocks(self, request_id: str, no_cache: bool = False) -> None:
+        """Give a request's blocks back: the tree keeps what it stored, the pool gets the rest."""
+        table = self._allocator.block_table.pop(request_id, [])
+        held = self._held.get(request_id)
+        stored = held.stored_blocks if held is not None else 0
+        self.pool.free_blocks(self._allocator.index, table[stored:])
+        self._drop(request_id)
+
+    def _drop(self, request_id: str) -> None:
+        held = self._held.pop(request_id, None)
+        if held is not None:
+            self._warden.release(held.lease)
+
+    # -- memory ----------------------------------------------------------------------------
+
+    def can_store_request_tokens(
+        self, state: RequestState, request_len: int, dry_run: bool = False
+    ) -> bool:
+        """Whether the new tokens fit, after evicting exactly what they lack."""
+        allocator = self._allocator
+        needed = allocator.needs_new_blocks(state.request_id, state.current_len(), request_len)
+        lacking = needed - self._unused_blocks()
+        if lacking > 0:
+            if lacking > self._warden.evictable_blocks():
+                return False
+            if not dry_run:
+                self.pool.free_blocks(allocator.index, self._warden.evict(lacking))
+        return dry_run or bool(super().can_store_request_tokens(state, request_len))
+
+    def count_storable_requests(self, list_blocks_needed: list[dict[str, int]]) -> int:
+        """How many of these requests fit one after another, counting what can be evicted."""
+        room = self._unused_blocks() + self._warden.evictable_blocks()
+        for n, needed in enumerate(list_blocks_needed):
+            room -= needed[FULL_ATTENTION]
+            if room < 0:
+                return n
+        return len(list_blocks_needed)
+
+    def compute_free_capacity(self, relative: bool = True) -> int | float:
+        """Free capacity in bytes, or as a share of the whole; evictable blocks are free."""
+        free = self._unused_blocks() + self._warden.evictable_blocks()
+        if relative:
+            return free / max(1, int(self._allocator.num_blocks))
+        return int(free * self._allocator.bytes_per_block)
+
+    def evict_cached_blocks(self) -> bool:
+        """Nothing: eviction happens block by block, when and as far as a request needs it."""
+        return False
+
+    def _unused_blocks(self) -> int:
+        allocator = self._allocator
+        in_sectors = self.pool.num_free_sectors * allocator.blocks_per_sector
+        return int(self.pool.count_free_blocks(allocator.index) + in_sectors)
+
+    def free_all_requests(self, clear_ledgers: bool = False) -> None:
+        """Free every running request's blocks; with `clear_ledgers` also empty the tree."""
+        for request_id in list(self._allocator.block_table):
+            self.free_blocks(request_id)
+        if clear_ledgers:
+            freed = self._warden.evict(self._warden.stored_blocks())
+            self.pool.free_blocks(self._allocator.index, freed)
+
+    def check(self) -> None:
+        """Raise `IsolationBroken` unless every block is in exactly one place. O(blocks)."""
+        self._warden.check()
+        running = 0
+        for request_id, table in self._allocator.block_table.items():
+            held = self._held.get(request_id)
+            running += len(table) - (held.stored_blocks if held is not None else 0)
+        total = self._unused_blocks() + running + self._warden.stored_blocks()
+        if total != self._allocator.num_blocks:
+            raise IsolationBroken(
+                f"{self._allocator.num_blocks} blocks, but {total} are accounted for"
+            )
+
+
+class PatientScheduler(FIFOScheduler):  # type: ignore[misc]
+    """First come, first served, without throwing the whole cache away under pressure."""
+
+    def _try_to_meet_safety_margin(self) -> bool:
+        self.cache.pool.try_to_free_sectors()
+        return bool(self.cache.compute_free_capacity() >= self.safety_margin)

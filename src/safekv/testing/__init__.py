@@ -1,0 +1,1 @@
+"""Contracts and fakes for authors of detectors and adapters."""

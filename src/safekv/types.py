@@ -1,0 +1,53 @@
+"""The few types that every part of safekv shares."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final, NewType
+
+TenantId = NewType("TenantId", str)
+"""A trust boundary (an organisation, not a login). Comes only from an authenticated credential."""
+
+BlockId = NewType("BlockId", int)
+"""An engine's name for one physical block of KV."""
+
+TOKEN_BYTES: Final = 4
+"""A prompt travels as one `bytes` object of native int32 tokens."""
+
+
+class Scope(Enum):
+    """Who may reuse a run of blocks. `SHARED` is a value of its own, so that a
+    missing tenant (`None`, `""`) can never be mistaken for everyone."""
+
+    PRIVATE = "private"
+    SHARED = "shared"
+
+
+class Mode(Enum):
+    """How tenants share the prefix cache. The unsafe one says so in its name."""
+
+    ISOLATED = "isolated"
+    SELECTIVE = "selective"
+    UNSAFE_GLOBAL = "unsafe-global"
+
+
+class Verdict(Enum):
+    """What a detector says of one block. Only `SHAREABLE` ever lets a block be shared."""
+
+    PRIVATE = "private"
+    SHAREABLE = "shareable"
+    UNSURE = "unsure"
+
+
+def pack_tokens(token_ids: Iterable[int]) -> bytes:
+    """`token_ids` as int32 bytes, 4 per token. O(n). Raises `OverflowError` above 2**31 - 1."""
+    return array("i", token_ids).tobytes()
+
+
+def unpack_tokens(tokens: bytes) -> list[int]:
+    """The inverse of `pack_tokens`. O(n)."""
+    ids = array("i")
+    ids.frombytes(tokens)
+    return ids.tolist()

@@ -1,0 +1,7 @@
+"""The one object an engine holds: admit, store, release, evict."""
+
+from safekv.warden.config import WardenConfig
+from safekv.warden.promotion import Evidence, PromotionQueue, PromptJob
+from safekv.warden.warden import Warden
+
+__all__ = ["Evidence", "PromotionQueue", "PromptJob", "Warden", "WardenConfig"]

@@ -1,0 +1,225 @@
+"""The embedded engine on real and tiny models: same tokens, right owner, no lost block."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from safekv.detect.base import Document, Finding
+from safekv.engines.base import GenerationRequest
+from safekv.engines.hf.engine import HFEngine
+from safekv.engines.hf.paged import ClosedLedger, SelectiveCache
+from safekv.errors import ConfigError, ModelError
+from safekv.events import Admitted, DetectionFailed, Evicted
+from safekv.types import Mode, TenantId
+from support.engines import Heard, ask, idle, running, settled
+
+BLOCK = 32
+PARAGRAPH = (
+    "The lighthouse keeper climbed the narrow stairs every evening, lit the lamp, and wrote the "
+    "weather of the day into a large book with a blue cover. "
+)
+
+
+def prompt(engine: HFEngine, n_tokens: int) -> list[int]:
+    ids = engine.encode(PARAGRAPH * (1 + n_tokens // 20))
+    assert len(ids) >= n_tokens
+    return ids[:n_tokens]
+
+
+def expected(engine: HFEngine, tokens: list[int], max_tokens: int) -> str:
+    """What `model.generate` says, greedily, without any prefix cache."""
+    import torch
+
+    model, tokenizer = engine.loop.model, engine._model.tokenizer
+    with torch.no_grad():
+        ids = model.generate(
+            torch.tensor([tokens]),
+            attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+        )
+    text: str = tokenizer.decode(ids[0, len(tokens) :], skip_special_tokens=True)
+    return text
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_greedy_equals_generate_hit_or_miss(model_dir: Path, mode: Mode) -> None:
+    """Token for token, for prompts around block edges, computed, own hit and other tenant."""
+    async with running(model_dir, mode, max_batch_tokens=96) as engine:
+        for n_tokens in (5, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 200):
+            tokens = prompt(engine, n_tokens)
+            truth = expected(engine, tokens, 6)
+            for tenant in ("a", "a", "b", "b"):
+                assert (await ask(engine, tenant, tokens)).text == truth, (n_tokens, tenant)
+        await idle(engine)
+        engine.check()
+
+
+@pytest.mark.model
+async def test_who_hits_what(model_dir: Path) -> None:
+    """Own blocks count as cached for their tenant; what others sent never shows in usage."""
+    hits = {}
+    for mode in Mode:
+        async with running(model_dir, mode) as engine:
+            tokens = prompt(engine, 4 * BLOCK + 3)
+            first = await ask(engine, "a", tokens)
+            if mode is Mode.SELECTIVE:
+                await settled(engine, 4)
+            lease = engine.warden.admit(
+                TenantId("b"), b"".join(t.to_bytes(4, "little") for t in tokens)
+            )
+            hits[mode] = len(lease.blocks)
+            engine.warden.release(lease)
+            again, other, others_second = [await ask(engine, t, tokens) for t in ("a", "b", "b")]
+            assert first.cached_tokens == 0
+            assert again.cached_tokens == 4 * BLOCK
+            assert other.cached_tokens == 0, mode
+            assert others_second.cached_tokens == 4 * BLOCK
+    assert hits == {Mode.ISOLATED: 0, Mode.SELECTIVE: 4, Mode.UNSAFE_GLOBAL: 4}
+
+
+async def test_answers_stay_private_until_sent(tiny_dir: Path) -> None:
+    """In selective mode generated tokens are never promoted, however often the epoch ticks."""
+    async with running(tiny_dir, Mode.SELECTIVE) as engine:
+        question = prompt(engine, 2 * BLOCK)
+        request = GenerationRequest(
+            tenant=TenantId("a"), token_ids=question, max_tokens=3 * BLOCK, temperature=0
+        )
+        async for _ in engine.generate(request):
+            pass
+        await settled(engine, 2)
+        await asyncio.sleep(0.2)
+        stats = engine.warden.stats()
+        assert stats.blocks > 2, "the answer's blocks are kept for follow-ups"
+        assert stats.shared_blocks == 2
+
+
+async def test_nothing_is_promoted_without_a_verdict(tiny_dir: Path) -> None:
+    """A detector that raises or answers short leaves everything private, and is counted."""
+
+    class Broken:
+        name = "broken"
+
+        def judge(self, document: Document) -> list[Finding]:
+            raise RuntimeError(document.text)
+
+    heard = Heard()
+    async with running(tiny_dir, Mode.SELECTIVE, detector=Broken(), events=heard) as engine:
+        await ask(engine, "a", prompt(engine, 100))
+        await asyncio.sleep(0.2)
+        assert engine.shared_blocks() == 0
+    failures = heard.of(DetectionFailed)
+    assert [(f.stage, f.reason) for f in failures] == [("broken", "RuntimeError")]
+
+
+async def test_start_leaves_nothing_behind(tiny_dir: Path) -> None:
+    """The warm-up pass belongs to nobody, so it is not stored."""
+    async with running(tiny_dir, Mode.UNSAFE_GLOBAL) as engine:
+        assert engine.warden.stored_blocks() == 0
+        engine.check()
+
+
+async def test_transformers_own_prefix_cache_is_out_of_use(tiny_dir: Path) -> None:
+    async with running(tiny_dir, Mode.UNSAFE_GLOBAL) as engine:
+        for tenant in "aab":
+            await ask(engine, tenant, prompt(engine, 150))
+        cache = engine.loop.batch_processor.cache
+        assert isinstance(cache, SelectiveCache)
+        (allocator,) = cache.cache_allocators.values()
+        assert isinstance(allocator.ledger, ClosedLedger)
+        assert not allocator.ledger.hash_to_block
+        assert not allocator.ledger.block_to_hash
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+async def test_cancelled_requests_give_their_blocks_back(tiny_dir: Path, after: int) -> None:
+    async with running(tiny_dir, Mode.ISOLATED) as engine:
+        request = GenerationRequest(
+            tenant=TenantId("a"),
+            token_ids=prompt(engine, 300),
+            max_tokens=1000,
+            temperature=0,
+        )
+        stream = engine.generate(request)
+        if after == 0:
+            task = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        for _ in range(after):
+            await anext(stream)
+        await stream.aclose()
+        # One more answer shows that the loop goes on, and that the cancellation was heard.
+        await ask(engine, "b", prompt(engine, 40))
+        await idle(engine)
+        engine.check()
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_answers_survive_memory_pressure(tiny_dir: Path, mode: Mode) -> None:
+    """Many tenants on few blocks: eviction and set-backs happen, and no answer changes."""
+    heard, rng = Heard(), random.Random(5)
+    async with running(tiny_dir, mode, capacity_blocks=24, events=heard) as engine:
+        common = prompt(engine, 2 * BLOCK)
+        prompts = [
+            common + [rng.randrange(100, 40_000) for _ in range(rng.randrange(10, 160))]
+            for _ in range(24)
+        ]
+        answers = await asyncio.gather(
+            *(ask(engine, "abc"[n % 3], p, max_tokens=40) for n, p in enumerate(prompts))
+        )
+        for tokens, answer in zip(prompts, answers, strict=True):
+            assert answer.text == expected(engine, tokens, 40)
+        await idle(engine)
+        engine.check()
+    assert heard.of(Evicted), "the test must press hard enough to evict"
+    assert len(heard.of(Admitted)) == len(prompts), "every request is counted exactly once"
+
+
+async def test_sampling_follows_temperature_and_top_p(tiny_dir: Path) -> None:
+    """A tiny nucleus is greedy; a hot sample of 40 tokens is not."""
+    async with running(tiny_dir, Mode.ISOLATED) as engine:
+        tokens = prompt(engine, 20)
+        greedy = await ask(engine, "a", tokens, 40)
+        nucleus = await ask(engine, "a", tokens, 40, temperature=0.7, top_p=1e-6)
+        hot = await ask(engine, "a", tokens, 40, temperature=2.0)
+        assert nucleus.text == greedy.text
+        assert hot.text != greedy.text
+
+
+def test_selective_needs_a_detector(tiny_dir: Path) -> None:
+    from safekv.cache import CacheConfig
+    from safekv.detect.config import DetectConfig
+    from safekv.engines.hf.config import HFConfig
+    from safekv.warden import WardenConfig
+
+    with pytest.raises(ConfigError, match="no detector"):
+        HFEngine(
+            "m",
+            tiny_dir,
+            engine=HFConfig(),
+            cache=CacheConfig(),
+            warden=WardenConfig(mode=Mode.SELECTIVE),
+            detect=DetectConfig(),
+        )
+
+
+async def test_models_with_sliding_windows_are_refused(tiny_dir: Path, tmp_path: Path) -> None:
+    """Their blocks cannot be shared by prefix, so starting says so instead of misbehaving."""
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=49152, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, sliding_window=64,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_dir).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="sliding"):
+        async with running(tmp_path, Mode.ISOLATED):
+            pass

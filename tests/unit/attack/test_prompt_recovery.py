@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from safekv.attack.prompt_recovery import Recovery, recover
+
+
+@dataclass
+class Oracle:
+    """Answers early (0.1 s) for what is cached, late (0.3 s) otherwise, unless told otherwise."""
+
+    cached: set[str]
+    odd_probe: dict[str, float] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    def probe(self, candidate: str) -> float:
+        self.asked.append(("probe", candidate))
+        return self.odd_probe.get(candidate, self._true(candidate))
+
+    def confirm(self, candidate: str) -> float:
+        self.asked.append(("confirm", candidate))
+        return self._true(candidate)
+
+    def _true(self, candidate: str) -> float:
+        return 0.1 if candidate in self.cached else 0.3
+
+    def attack(self, candidates: str, second_looks: int = 3) -> Recovery[str]:
+        return recover(list(candidates), self.probe, 0.2, self.confirm, second_looks=second_looks)
+
+
+def test_it_stops_at_the_cached_candidate() -> None:
+    oracle = Oracle({"c"})
+    outcome = oracle.attack("abcdef")
+    assert outcome.found == "c"
+    assert outcome.guesses == 4
+    assert outcome.ttfts_s == (0.3, 0.3, 0.1)
+    assert oracle.asked[-1] == ("confirm", "c")
+
+
+def test_without_a_leak_it_goes_through_all_and_claims_nothing() -> None:
+    oracle = Oracle(set())
+    outcome = oracle.attack("abcdef")
+    assert outcome.found is None
+    assert len(outcome.ttfts_s) == 6
+    assert outcome.guesses == len(oracle.asked) == 9
+
+
+def test_a_fluke_is_not_confirmed() -> None:
+    oracle = Oracle({"e"}, odd_probe={"b": 0.05})
+    outcome = oracle.attack("abcdef")
+    assert outcome.found == "e"
+    assert outcome.guesses == 5 + 2
+
+
+def test_a_slowed_hit_is_found_at_second_look() -> None:
+    oracle = Oracle({"d"}, odd_probe={"d": 0.25})
+    outcome = oracle.attack("abcdef")
+    assert outcome.found == "d"
+    assert outcome.guesses == 6 + 1
+
+
+def test_no_candidate_is_probed_twice_or_confirmed_twice() -> None:
+    oracle = Oracle(set(), odd_probe={"a": 0.01, "b": 0.02})
+    outcome = oracle.attack("abcd")
+    assert len(oracle.asked) == len(set(oracle.asked)) == outcome.guesses
+
+
+def test_what_was_found_is_not_in_the_repr() -> None:
+    assert "SECRET" not in repr(Recovery("SECRET", 1, (0.1,)))

@@ -1,0 +1,108 @@
+"""Text that looks the same reads the same, and every offset leads back."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safekv.detect.normalise import normalise
+
+AWKWARD = st.text(
+    st.one_of(
+        st.sampled_from(
+            "aé１٣\u200b\u202e\u00ad\u0301\u0316ﬁ①ﷺ—“\u00a0\ufffd\ufe0f한\u1161\u11a8e \n"
+        ),
+        st.characters(),
+        st.characters(codec="ascii"),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("plain", "plain"),
+        ("４１１１", "4111"),
+        ("٤١١١", "4111"),
+        ("41\u200b11\u00ad 1\u20601", "4111 11"),
+        ("\u202eabc\u202c", "abc"),
+        ("e\u0301", "é"),
+        ("ﬁx", "fix"),
+        ("a—b–c‐d", "a-b-c-d"),
+        ("“x” ‘y’", "\"x\" 'y'"),
+        ("a\u00a0b\u3000c", "a b c"),
+        ("ｊａｎｅ＠ｅｘ．ｏｒｇ", "jane@ex.org"),
+        ("\ud83d!", "\ufffd!"),
+    ],
+)
+def test_reads_as(text: str, read: str) -> None:
+    assert normalise(text).text == read
+
+
+def test_what_vanishes_keeps_its_place() -> None:
+    view = normalise("a\u200b\u200bb")
+    assert view.text == "ab"
+    assert view.span(0, 1) == (0, 1)
+    assert view.span(1, 2) == (3, 4)
+    assert [view.index(i) for i in range(5)] == [0, 1, 1, 1, 2]
+
+
+def test_what_grows_maps_to_one_character() -> None:
+    view = normalise("aﬁb")
+    assert view.span(2, 3) == (1, 2)
+    assert view.span(0, 4) == (0, 3)
+
+
+@given(AWKWARD)
+def test_offsets_rise_and_lie_inside(text: str) -> None:
+    view = normalise(text)
+    behind = 0
+    for i in range(len(view.text)):
+        start, end = view.span(i, i + 1)
+        assert 0 <= start < end <= len(text)
+        assert start >= behind or view.span(i - 1, i) == (start, end)
+        behind = end
+
+
+@given(AWKWARD)
+def test_only_invisible_characters_have_no_image(text: str) -> None:
+    view = normalise(text)
+    seen = {j for i in range(len(view.text)) for j in range(*view.span(i, i + 1))}
+    lost = {c for j, c in enumerate(text) if j not in seen}
+    assert all(normalise(c).text == "" for c in lost)
+
+
+@given(AWKWARD)
+def test_span_and_index_agree(text: str) -> None:
+    view = normalise(text)
+    for offset in range(len(text) + 1):
+        first = view.index(offset)
+        assert all(view.span(i, i + 1)[0] < offset for i in range(first))
+        assert all(view.span(i, i + 1)[0] >= offset for i in range(first, len(view.text)))
+
+
+@given(st.text(max_size=40))
+def test_reads_a_piece_as_in_the_whole(text: str) -> None:
+    assert normalise(f"{text}\nx").text == f"{normalise(text).text}\nx"
+
+
+@given(AWKWARD)
+def test_can_be_encoded_and_holds_nothing_invisible(text: str) -> None:
+    read = normalise(text).text
+    read.encode()
+    assert not any(unicodedata.category(c) == "Cf" for c in read)
+
+
+@given(AWKWARD)
+def test_repr_holds_no_text(text: str) -> None:
+    assert repr(normalise("secret" + text)) == "View()"
+
+
+def test_many_marks_on_one_letter_are_read_in_linear_time() -> None:
+    # NFKC sorts marks quadratically: without a bound this one would run for an hour.
+    text = "a" + "\u0301\u0316" * 200_000
+    assert normalise(text).text.startswith("á")
