@@ -10,6 +10,7 @@ from safekv.demo.result import ModeResult
 from safekv.types import Mode
 
 LEAK_AUC: Final = 0.9
+CONTROL_AUC: Final = 0.9
 NOISE_DEVIATIONS: Final = 3.0
 NEARLY: Final = 0.7
 
@@ -32,7 +33,17 @@ def findings(results: Results) -> list[Finding]:
 
 
 def leak_of(result: ModeResult) -> Finding:
-    """Whether the mode leaked: expected of `unsafe-global`, and of no other."""
+    """Whether the mode leaked: expected of `unsafe-global`, and of no other.
+
+    Never as expected without the positive control: an attack that sees nothing proves nothing.
+    """
+    if result.times.control_auc < CONTROL_AUC:
+        return Finding(
+            False,
+            f"{result.mode.value} is inconclusive: the attacker could not even tell its own hits"
+            f" from its own misses (AUC {result.times.control_auc:.2f}). Is the machine busy with"
+            " something else?",
+        )
     if result.mode is Mode.UNSAFE_GLOBAL:
         return _must_leak(result)
     return _must_not_leak(result)
@@ -68,7 +79,8 @@ def recovery(result: ModeResult) -> str:
         if guess.recovered
     ]
     if not won:
-        return f"found neither secret in {result.guesses} requests"
+        wrong = f", {result.wrong_claims} wrong claims" if result.wrong_claims else ""
+        return f"found neither secret in {result.guesses} requests{wrong}"
     return "found " + " and ".join(won)
 
 
@@ -99,5 +111,5 @@ def _ms(seconds: float) -> str:
 def _outputs(results: Results) -> Finding:
     differ = [mode.value for mode, result in results.items() if not result.honest.outputs_equal]
     if differ:
-        return Finding(False, f"a second tenant's output differed in {', '.join(differ)}.")
+        return Finding(False, f"A second tenant's output differed in {', '.join(differ)}.")
     return Finding(True, "A second tenant got byte-equal output for the same prompt in every mode.")

@@ -54,6 +54,8 @@ READING: Final = (
     "<b>AUC</b>: the chance that a letter nobody sent took longer than one the victim sent. 0.5 is"
     " a coin toss, 1.0 is certainty. In brackets a 95 % bootstrap interval; where the two groups"
     " do not overlap at all it shrinks to a point, which is no proof for larger samples.",
+    "As a control, the attacker must be able to tell its own repeated prompts (hits) from its own"
+    " new ones (misses) in every mode; otherwise the machine was too busy to see anything.",
     "<b>Secret recovered</b>: whether the attacker named the victim's card number out of the"
     " candidates. It drew its line between hit and miss from its own traffic, asked each candidate"
     " once, and confirmed a claim with words further behind the guess. The known digits, the form"

@@ -41,7 +41,8 @@ def _recovered(result: ModeResult) -> str:
     secrets = (("card", result.card), ("project", result.project))
     found = [f"{name} after {g.guesses}" for name, g in secrets if g.recovered]
     if not found:
-        return f"no ({result.guesses} guesses)"
+        wrong = f", {result.wrong_claims} wrong claims" if result.wrong_claims else ""
+        return f"no ({result.guesses} guesses{wrong})"
     yes = "yes" if result.card.recovered else "in part"
     return f"{yes} ({', '.join(found)} guesses)"
 

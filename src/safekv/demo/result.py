@@ -50,6 +50,15 @@ class AttackerTimes:
         return auc(self.target_s, self.decoy_s)
 
     @property
+    def control_auc(self) -> float:
+        """How well the times tell the attacker's own hits from its own misses.
+
+        The positive control: unless it is near 1.0 the machine was too busy to see anything,
+        and an `auc` near 0.5 says nothing about the cache.
+        """
+        return auc(self.hit_s, self.miss_s)
+
+    @property
     def auc_interval(self) -> tuple[float, float]:
         """A 95 % bootstrap interval of `auc`. Costs some 0.1 s."""
         return bootstrap_interval(self.target_s, self.decoy_s)
@@ -101,6 +110,11 @@ class ModeResult:
         return self.card.guesses + self.project.guesses
 
     @property
+    def wrong_claims(self) -> int:
+        """How many of the two secrets the attacker believed to know, wrongly."""
+        return self.card.wrong_claim + self.project.wrong_claim
+
+    @property
     def recovered_any(self) -> bool:
         """Whether the card number or the project's name was recovered."""
         return self.card.recovered or self.project.recovered
@@ -114,6 +128,7 @@ class ModeResult:
             "attacker_auc": self.times.auc,
             "secret_recovered": self.card.recovered,
             "guesses": self.guesses,
+            "control_auc": self.times.control_auc,
             "auc_ci": list(self.times.auc_interval),
             "project_recovered": self.project.recovered,
             "outputs_equal": self.honest.outputs_equal,

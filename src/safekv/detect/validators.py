@@ -172,18 +172,21 @@ def is_credential(candidate: str) -> bool:
     return not _PLACEHOLDER.fullmatch(candidate)
 
 
-_TITLE_WORDS: Final = frozenset(
-    """board budget calendar charter coordinator dashboard development director documentation
-    documents generator goals guide guidelines lead leader list log management manager managers
-    name names overview owner owners page plan planner planning plans process proposal proposals
-    report reports request review roadmap schedule space status summary team teams template
-    the tracker tracking update updates what where which wiki workspace""".split()
+_TITLE_WORD: Final = re.compile(
+    r"""(?ix)
+    board | budgets? | calendar | charter | coordinator | dashboard | development | director
+    | documents? | documentation | generator | goals? | guide(?:lines?)? | lead(?:er)? | list
+    | log | manage(?:ment|rs?) | names? | overview | owners? | page | plan(?:s|ner|ning)?
+    | process | proposals? | reports? | requests? | review | roadmap | schedule | space | status
+    | summary | teams? | template | the | track(?:er|ing) | updates? | wh(?:at|ere|ich)
+    | wiki | workspace
+    """
 )
 
 
 def is_coined_name(candidate: str) -> bool:
     """A capitalised word that is no common part of a title, such as `Management`."""
-    return candidate[:1].isupper() and candidate.lower() not in _TITLE_WORDS
+    return candidate[:1].isupper() and not _TITLE_WORD.fullmatch(candidate)
 
 
 def _bits_per_character(text: str) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from safekv.engines.base import Engine
@@ -82,6 +82,15 @@ def _one_prompt(value: object) -> object:
         if len(value) != 1:
             raise _refuse("one prompt per request, send the others separately")
         return value[0]
+    return value
+
+
+Sized = TypeVar("Sized", str, list[Any])
+
+
+def _not_empty(value: Sized) -> Sized:
+    if not value:
+        raise _refuse("it is empty, send some text")
     return value
 
 
@@ -162,7 +171,7 @@ class GenerationBody(_Silent):
 class CompletionBody(GenerationBody):
     """The body of `/v1/completions`: one prompt, as text."""
 
-    prompt: Annotated[str, BeforeValidator(_one_prompt), Field(min_length=1)]
+    prompt: Annotated[str, BeforeValidator(_one_prompt), AfterValidator(_not_empty)]
 
     def limit(self) -> tuple[str, int | None, int]:
         return "max_tokens", self.max_tokens, DEFAULT_COMPLETION_TOKENS
@@ -184,7 +193,7 @@ class Message(_Silent):
 class ChatBody(GenerationBody):
     """The body of `/v1/chat/completions`: at least one message."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], AfterValidator(_not_empty)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
     def limit(self) -> tuple[str, int | None, int]:

@@ -51,6 +51,12 @@ def test_what_vanishes_keeps_its_place() -> None:
     assert [view.index(i) for i in range(5)] == [0, 1, 1, 1, 2]
 
 
+def test_what_joins_maps_to_all_its_characters() -> None:
+    view = normalise("e\u0301\u0316x")
+    assert view.span(0, 1) == (0, 3)
+    assert view.index(3) == len(view.text) - 1
+
+
 def test_what_grows_maps_to_one_character() -> None:
     view = normalise("aﬁb")
     assert view.span(2, 3) == (1, 2)

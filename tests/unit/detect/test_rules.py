@@ -67,6 +67,11 @@ def test_a_message_is_private_from_its_start_to_its_end() -> None:
     assert rules(document)[2] == "marker"
 
 
+def test_a_match_across_two_messages_covers_the_first_and_itself() -> None:
+    text = "aaaMARKaaaaa" + "." * LOOK
+    assert verdicts(Document(text, (2, 5, 6, 7, 9), (0, 5))) == [P, P, P, P, S]
+
+
 def test_a_block_in_two_messages_takes_the_stricter() -> None:
     text = "first...second MARK..third..." + "." * LOOK
     assert verdicts(Document(text, (10, 25, 29), (0, 8, 21))) == [P, P, S]
@@ -82,6 +87,10 @@ def test_only_a_full_look_ahead_clears(behind: int, verdict: Verdict) -> None:
 def test_invisible_characters_are_no_look_ahead() -> None:
     assert verdicts(Document("aaaa" + "\u200b" * 99 + "b" * (LOOK - 1), (4,))) == [U]
     assert verdicts(Document("aaaa" + "\u200b" * 99 + "b" * LOOK, (4,))) == [S]
+
+
+def test_fewer_visible_characters_than_the_look_ahead_clear_nothing() -> None:
+    assert verdicts(Document("\u200b" * 20 + "b" * (LOOK - 1), (10,))) == [U]
 
 
 def test_ligatures_do_not_stretch_the_look_ahead() -> None:

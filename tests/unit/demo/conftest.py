@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from safekv.demo.plan import StoryPlan
+from safekv.demo.result import ModeResult
+from safekv.types import Mode
+
+from .fake_world import World
+
+
+@pytest.fixture(scope="session")
+def plan() -> StoryPlan:
+    return replace(StoryPlan(), follow_ups=1)
+
+
+@pytest.fixture(scope="session")
+def results(plan: StoryPlan) -> dict[Mode, ModeResult]:
+    return {mode: World(mode).play(plan) for mode in Mode}
