@@ -58,8 +58,8 @@ READING: Final = (
     " new ones (misses) in every mode; otherwise the machine was too busy to see anything.",
     "<b>Secret recovered</b>: whether the attacker named the victim's card number out of the"
     " candidates. It drew its line between hit and miss from its own traffic, asked each candidate"
-    " once, and confirmed a claim with words further behind the guess. The known digits, the form"
-    " and the list of candidates are given to it.",
+    " once, and confirmed a claim with words further behind the guess and with a control letter."
+    " The known digits, the form and the list of candidates are given to it.",
 )
 
 LIMITS: Final = (

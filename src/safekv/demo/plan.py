@@ -20,8 +20,8 @@ class StoryPlan:
     """
 
     honest_tenants: int = 6
-    follow_ups: int = 2
-    answer_tokens: int = 16
+    follow_ups: int = 1
+    answer_tokens: int = 12
     targets: int = 10
     decoys: int = 10
     calibrations: int = 4

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 from typing import Protocol, TypeVar
 
 from safekv.attack.prompt_recovery import recover
@@ -77,7 +78,7 @@ def conversation(*turns: str) -> list[Message]:
 class Script:
     """The secrets of one form, all different, drawn from the plan's seed.
 
-    Nobody but the attacker sends `opener` and `fresh`; nobody sends `decoys` before it does.
+    Nobody but the attacker sends `opener`, `fresh`, `controls` and `decoys`. The
     `candidates` hold `truth`, which the victim sends too, at a random place.
     """
 
@@ -87,6 +88,7 @@ class Script:
     targets: tuple[str, ...] = field(repr=False)
     decoys: tuple[str, ...] = field(repr=False)
     candidates: tuple[str, ...] = field(repr=False)
+    controls: tuple[str, ...] = field(repr=False)
     truth: str = field(repr=False)
 
     @classmethod
@@ -94,12 +96,17 @@ class Script:
         """The same script for the same form and plan."""
         rng = random.Random(f"{plan.seed}/{form.value}")  # noqa: S311 - a story, not a key
         guesses = plan.card_candidates if form is Form.CARD else plan.project_candidates
-        sizes = (1, plan.calibrations, plan.targets, plan.decoys, guesses)
-        secrets = iter(draw_secrets(form, sum(sizes), rng))
-        opener, fresh, targets, decoys, candidates = (
-            tuple(next(secrets) for _ in range(size)) for size in sizes
-        )
-        return cls(form, opener[0], fresh, targets, decoys, candidates, rng.choice(candidates))
+        sizes = {
+            "fresh": plan.calibrations,
+            "targets": plan.targets,
+            "decoys": plan.decoys,
+            "candidates": guesses,
+            "controls": guesses,
+        }
+        secrets = iter(draw_secrets(form, 1 + sum(sizes.values()), rng))
+        opener = next(secrets)
+        groups = {name: tuple(islice(secrets, size)) for name, size in sizes.items()}
+        return cls(form=form, opener=opener, truth=rng.choice(groups["candidates"]), **groups)
 
 
 class Story:
@@ -274,7 +281,12 @@ class Story:
         def confirm(secret: str) -> float:
             return self._probe(Letter(form, secret).full)
 
-        outcome = recover(script.candidates, probe, threshold_s, confirm)
+        unsent = iter(script.controls)
+
+        def control() -> float:
+            return self._probe(Letter(form, next(unsent)).short)
+
+        outcome = recover(script.candidates, probe, threshold_s, confirm, control)
         return Guessing(
             recovered=outcome.found == script.truth,
             wrong_claim=outcome.found not in (None, script.truth),

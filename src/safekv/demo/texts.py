@@ -106,21 +106,24 @@ class Letter:
         return self.short + _FORMS[self.form][2]
 
 
+# The lengths matter with the default model and blocks of 32 tokens: the secret lies inside one
+# block, and both the short and the whole letter end just behind a block's end, so that a right
+# guess leaves few tokens to compute and a wrong one a hundred. A test counts them.
 _FORMS: Final = {
     Form.CARD: (
         "Please check the wording of this letter to our accounts department.\n\n"
         "Dear colleagues, a customer has paid twice for the same order and asks us to send one of"
         " the two amounts back. The payment was made with the card ",
         ". Please compare both entries in the ledger, find out which of them came second, and"
-        " return that amount in full. The customer was patient and polite on the telephone, so"
-        " please answer within the week and thank them for waiting. If the bank needs a form to"
-        " be signed, send it to the customer together with a stamped envelope. Nothing else in"
-        " the order has to be changed, and the parcel itself arrived in good condition.",
+        " return that amount in full. The customer was patient and polite, so please answer"
+        " within the week. If the bank needs a form to be signed, send"
+        " it to them by post. Nothing else has to be changed, and the parcel arrived whole.",
         "\n\nWhen the amount has been returned, write a short note to the service desk as well,"
-        " because they promised to call back. Please also look at how it could happen: the"
-        " payment page was slow on that day, and the button may have been pressed twice. If"
-        " other customers had the same trouble, we would like to write to them before they have"
-        " to ask. Many thanks for your help, and kind regards from the whole service team.",
+        " because they promised to call back on the same day. Please also look at how it could"
+        " happen: the payment page was slow on that day, and the button may have been pressed"
+        " twice. If other customers had the same trouble, we would like to write to them before"
+        " they have to ask. Many thanks for your help, and kind regards from the whole service"
+        " team.",
     ),
     Form.PROJECT: (
         "Please check the wording of this letter to our design department.\n\n"
@@ -129,13 +132,14 @@ _FORMS: Final = {
         ", and nobody outside the two teams has heard of it so far. Please put that name on every"
         " folder and on the boxes for the photographer, and take down the old posters in the"
         " corridor. The fabrics should be back from the laundry before the meeting, so that"
-        " everybody can touch them. If a supplier asks what it is for, answer that the season is"
-        " not planned yet, and change the subject as kindly as you can.",
+        " everybody can touch them and compare all the colours. If a supplier asks what it is for,"
+        " answer that the season is not planned yet, and change the subject as kindly as you can.",
         "\n\nAfter the meeting the samples go back into the locked room behind the stairs, sorted"
         " by colour and not by size. Please keep one of each kind for the catalogue, and let the"
-        " printers know that the cover will come later than usual. We would rather be late than"
-        " show something unfinished. Many thanks for your help, and kind regards from everybody"
-        " on the second floor who has been sewing day and night.",
+        " printers know that the cover will come a little later than usual this year. We would"
+        " rather be late than show something unfinished. Many thanks for your help and for your"
+        " patience, and kind regards from everybody on the second floor who has been cutting"
+        " and sewing day and night, and on Sundays.",
     ),
 }
 

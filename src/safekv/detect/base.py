@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 from safekv.types import Verdict
@@ -25,7 +26,7 @@ class Document:
 
     def __post_init__(self) -> None:
         ends = self.block_ends
-        if any(a > b for a, b in zip(ends, ends[1:], strict=False)):
+        if any(a > b for a, b in pairwise(ends)):
             raise ValueError("block_ends must not decrease")
         if ends and not 0 <= ends[-1] <= len(self.text):
             raise ValueError(
@@ -49,8 +50,9 @@ class Detector(Protocol):
 
     * one finding per block, in order;
     * no memory between calls: the same document gives the same findings;
-    * a block's finding depends on the text up to a bounded look-ahead behind it, so
-      what other tenants sent can never move it;
+    * findings depend on the document alone, so what other tenants sent never moves them;
+    * a block is cleared only after a fixed look-ahead behind it was seen; text further
+      behind may turn it `PRIVATE` and never the other way;
     * `SHAREABLE` only after everything it looks for was looked for; when in doubt `UNSURE`;
     * an exception means no opinion, and the blocks stay private.
     """

@@ -37,7 +37,7 @@ class Rule:
 
     The pattern's group `value`, where it has one, is what is validated and reported;
     otherwise the whole match is. `context` must match, if given, within
-    `context_bytes` of UTF-8 before or behind the match.
+    `context_bytes` of UTF-8 before or behind the longest such value.
     """
 
     id: str
@@ -86,8 +86,8 @@ class Rule:
 
     def _accepted(self, data: bytes, found: Any) -> tuple[ByteSpan | None, int]:
         """The longest good candidate that starts where `found` does, and how many were bad."""
-        start, end = found.span()
-        if self.context is not None and not self._in_context(data, start, end):
+        start = found.start()
+        if self.context is not None and not self._in_context(data, *found.span(self._group)):
             return None, 1
         if self.validate is None:
             return found.span(self._group), 0

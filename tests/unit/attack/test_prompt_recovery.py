@@ -11,6 +11,8 @@ class Oracle:
 
     cached: set[str]
     odd_probe: dict[str, float] = field(default_factory=dict)
+    odd_confirm: dict[str, float] = field(default_factory=dict)
+    control_s: float = 0.3
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def probe(self, candidate: str) -> float:
@@ -19,22 +21,29 @@ class Oracle:
 
     def confirm(self, candidate: str) -> float:
         self.asked.append(("confirm", candidate))
-        return self._true(candidate)
+        return self.odd_confirm.get(candidate, self._true(candidate))
+
+    def control(self) -> float:
+        self.asked.append(("control", str(len(self.asked))))
+        return self.control_s
 
     def _true(self, candidate: str) -> float:
         return 0.1 if candidate in self.cached else 0.3
 
     def attack(self, candidates: str, second_looks: int = 3) -> Recovery[str]:
-        return recover(list(candidates), self.probe, 0.2, self.confirm, second_looks=second_looks)
+        return recover(
+            list(candidates), self.probe, 0.2, self.confirm, self.control, second_looks=second_looks
+        )
 
 
 def test_it_stops_at_the_cached_candidate() -> None:
     oracle = Oracle({"c"})
     outcome = oracle.attack("abcdef")
     assert outcome.found == "c"
-    assert outcome.guesses == 4
+    assert outcome.guesses == len(oracle.asked) == 5
     assert outcome.ttfts_s == (0.3, 0.3, 0.1)
-    assert oracle.asked[-1] == ("confirm", "c")
+    assert oracle.asked[3] == ("confirm", "c")
+    assert oracle.asked[4][0] == "control"
 
 
 def test_without_a_leak_it_goes_through_all_and_claims_nothing() -> None:
@@ -49,14 +58,22 @@ def test_a_fluke_is_not_confirmed() -> None:
     oracle = Oracle({"e"}, odd_probe={"b": 0.05})
     outcome = oracle.attack("abcdef")
     assert outcome.found == "e"
-    assert outcome.guesses == 5 + 2
+    assert outcome.guesses == 5 + 2 + 1
 
 
 def test_a_slowed_hit_is_found_at_second_look() -> None:
     oracle = Oracle({"d"}, odd_probe={"d": 0.25})
     outcome = oracle.attack("abcdef")
     assert outcome.found == "d"
-    assert outcome.guesses == 6 + 1
+    assert outcome.guesses == 6 + 2
+
+
+def test_a_server_that_is_quick_for_everything_gives_no_claim() -> None:
+    quick = dict.fromkeys("abcdef", 0.05)
+    oracle = Oracle(set(), odd_probe=quick, odd_confirm=quick, control_s=0.05)
+    outcome = oracle.attack("abcdef")
+    assert outcome.found is None
+    assert outcome.guesses == len(oracle.asked) == 18
 
 
 def test_no_candidate_is_probed_twice_or_confirmed_twice() -> None:

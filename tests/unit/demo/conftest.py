@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from safekv.demo.plan import StoryPlan
@@ -13,7 +11,7 @@ from .fake_world import World
 
 @pytest.fixture(scope="session")
 def plan() -> StoryPlan:
-    return replace(StoryPlan(), follow_ups=1)
+    return StoryPlan()
 
 
 @pytest.fixture(scope="session")

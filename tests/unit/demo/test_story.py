@@ -75,7 +75,8 @@ def test_the_victim_sends_no_decoy_and_the_attacker_never_asks_twice(plan: Story
 def test_secrets_of_a_script_do_not_overlap(plan: StoryPlan) -> None:
     for form in Form:
         script = Script.draw(form, plan)
-        groups = ((script.opener,), script.fresh, script.targets, script.decoys, script.candidates)
+        groups = ((script.opener,), script.fresh, script.targets, script.decoys)
+        groups += (script.candidates, script.controls)
         everything = [secret for group in groups for secret in group]
         assert len(set(everything)) == len(everything)
         assert script.truth in script.candidates

@@ -62,8 +62,8 @@ def test_text_behind_the_last_block_is_looked_at() -> None:
 
 def test_a_message_is_private_from_its_start_to_its_end() -> None:
     text = "first...second MARK..third..." + "." * LOOK
-    document = Document(text, (4, 8, 12, 16, 21, 25, 29), (0, 8, 21))
-    assert verdicts(document) == [S, S, P, P, P, S, S]
+    document = Document(text, (4, 8, 12, 16, 19, 21, 25, 29), (0, 8, 21))
+    assert verdicts(document) == [S, S, P, P, P, P, S, S]
     assert rules(document)[2] == "marker"
 
 
