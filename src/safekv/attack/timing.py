@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -26,9 +26,9 @@ def quantile(values: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def median(values: Sequence[float]) -> float:
+def median(values: Iterable[float]) -> float:
     """The middle of `values`; the mean of the two middle ones when their number is even."""
-    return quantile(values, 0.5)
+    return quantile(list(values), 0.5)
 
 
 def auc(targets: Sequence[float], decoys: Sequence[float]) -> float:

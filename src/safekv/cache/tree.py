@@ -64,8 +64,9 @@ class PrefixTree:
     def match(self, tenant: TenantId, tokens: bytes, max_blocks: int) -> Lease:
         """The longest run of blocks that begins `tokens` and is visible to `tenant`.
 
-        At most `max_blocks` blocks. Locks what it found until `release`. Never changes the
-        tree's structure; use marks and locks are the only writes. O(matched tokens).
+        At most `max_blocks` blocks. Locks what it found until `release`, and nothing more: a
+        run that matches in part is cut there, so that its rest can still be evicted. Who may
+        read what does not change. O(matched tokens).
         """
         self._clock += 1
         node, own, walking_own = self._root, 0, True
@@ -77,15 +78,30 @@ class PrefixTree:
             if child is None or not child.visible_to(tenant):
                 break
             n = child.common_blocks(tokens, start, limit - len(blocks), self._width)
-            blocks += child.blocks[:n]
+            if n < len(child.blocks):
+                child = self._split(child, n)
+            blocks += child.blocks
             walking_own = walking_own and tenant in child.holders
             own += n if walking_own else 0
             child.last_used = self._clock
             node = child
-            if n < len(child.blocks):
-                break
         self._lock(node)
         return Lease(tenant, blocks, own, node)
+
+    def shared_blocks_of(self, tokens: bytes) -> int:
+        """How many leading blocks of `tokens` everyone may read already. O(tokens)."""
+        node, found, limit = self._root, 0, len(tokens) // self._width
+        while found < limit:
+            start = found * self._width
+            child = node.children.get(tokens[start : start + self._width])
+            if child is None or child.scope is not Scope.SHARED:
+                break
+            n = child.common_blocks(tokens, start, limit - found, self._width)
+            found += n
+            node = child
+            if n < len(child.blocks):
+                break
+        return found
 
     # -- writing ---------------------------------------------------------------------------
 

@@ -50,24 +50,29 @@ def leak_of(result: ModeResult) -> Finding:
 
 
 def _must_leak(result: ModeResult) -> Finding:
-    leaks = result.times.auc >= LEAK_AUC and result.card.recovered
-    what = f"{result.mode.value} leaks" if leaks else f"{result.mode.value} was expected to leak"
-    return Finding(leaks, f"{what}: {_attack(result)}.")
+    name = result.mode.value
+    if result.times.auc >= LEAK_AUC and result.card.recovered:
+        return Finding(True, f"{name} leaks: {_told(result)}.")
+    return Finding(False, f"{name} was expected to leak, but: {_told(result)}.")
 
 
 def _must_not_leak(result: ModeResult) -> Finding:
     noise = NOISE_DEVIATIONS * result.times.auc_noise
-    safe = abs(result.times.auc - 0.5) <= noise and not result.recovered_any
+    chance = f"chance alone gives 0.50 ± {noise:.2f} with this many probes"
     name = result.mode.value
-    what = f"{name} does not leak" if safe else f"{name} was expected not to leak"
-    band = f"chance is 0.50 ± {noise:.2f} with this many probes"
-    return Finding(safe, f"{what}: {_attack(result)} ({band}).")
+    if abs(result.times.auc - 0.5) <= noise and not result.recovered_any:
+        return Finding(
+            True,
+            f"{name} does not leak: the attacker could not tell the victim's letters from others"
+            f" (AUC {result.times.auc:.2f}; {chance}) and {recovery(result)}.",
+        )
+    return Finding(False, f"{name} was expected not to leak, but: {_told(result)} ({chance}).")
 
 
-def _attack(result: ModeResult) -> str:
+def _told(result: ModeResult) -> str:
     return (
         f"from response times alone the attacker told the victim's letters from others with AUC"
-        f" {result.times.auc:.2f}, and {recovery(result)}"
+        f" {result.times.auc:.2f} and {recovery(result)}"
     )
 
 

@@ -26,11 +26,12 @@ ul.findings li { padding: .25rem 0 .25rem 1.7rem; position: relative; }
 ul.findings li::before { content: "✓"; position: absolute; left: .2rem; font-weight: 700; }
 ul.findings li.not::before { content: "✗"; } ul.findings li.not { font-weight: 650; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .93rem; width: 100%; }
-th, td { padding: .42rem .7rem; text-align: right; border-bottom: 1px solid var(--rule);
+th, td { padding: .42rem .55rem; text-align: right; border-bottom: 1px solid var(--rule);
   font-variant-numeric: tabular-nums; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-td:first-child { font-weight: 650; }
+td:first-child { font-weight: 650; } td { white-space: nowrap; }
+.facts td { white-space: normal; font-weight: 400; }
 .facts th, .facts td { text-align: left; font-weight: 400; } .facts th { width: 9rem; }
 svg { max-width: 100%; height: auto; display: block; margin: 1.4rem 0; }
 pre { overflow-x: auto; font-size: .78rem; background: var(--panel); padding: .8rem; }
@@ -63,7 +64,7 @@ READING: Final = (
 )
 
 LIMITS: Final = (
-    "Everything here was measured in one run on one otherwise idle machine, one request at a time;"
+    "Everything here was measured in one run on one machine, one request at a time;"
     " load would hide part of the signal, a larger model would make it stronger. The secrets are of"
     " the kind the first detection stage knows. A secret that no rule knows is not protected by"
     " <code>selective</code>, only by <code>isolated</code>."

@@ -13,20 +13,19 @@ class StoryPlan:
     """The counts of one mode's story; the same in every mode.
 
     `honest_tenants` ask one first question each and `follow_ups` further ones. Per form of
-    letter the victim sends `targets` and nobody sends `decoys`; the attacker measures
+    letter the victim sends `targets`, nobody sends as many decoys, and the attacker measures
     `calibrations` hits and misses of its own. `settle_s` is the pause in which promotion may
     happen, a little more than one epoch. `seed` fixes secrets and orders, so that all modes
     see the same requests.
     """
 
-    honest_tenants: int = 6
+    honest_tenants: int = 5
     follow_ups: int = 1
-    answer_tokens: int = 12
-    targets: int = 10
-    decoys: int = 10
-    calibrations: int = 4
-    card_candidates: int = 32
-    project_candidates: int = 16
+    answer_tokens: int = 6
+    targets: int = 8
+    calibrations: int = 3
+    card_candidates: int = 14
+    project_candidates: int = 8
     settle_s: float = 1.5
     promotion_wait_s: float = 5.0
     seed: int = 20
@@ -38,7 +37,7 @@ class StoryPlan:
             )
         if not 0 <= self.follow_ups <= len(FOLLOW_UPS):
             raise ConfigError(f"follow_ups is {self.follow_ups}", f"use 0 to {len(FOLLOW_UPS)}")
-        for name in ("targets", "decoys", "calibrations", "card_candidates", "project_candidates"):
+        for name in ("targets", "calibrations", "card_candidates", "project_candidates"):
             if getattr(self, name) < 2:
                 raise ConfigError(f"{name} is {getattr(self, name)}", "use 2 or more")
 
@@ -50,7 +49,6 @@ class StoryPlan:
             follow_ups=1,
             answer_tokens=8,
             targets=3,
-            decoys=3,
             calibrations=3,
             card_candidates=6,
             project_candidates=4,

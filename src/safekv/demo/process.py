@@ -51,7 +51,9 @@ class Running:
 def serve_command(model: str, mode: Mode, port: int, keys: Path) -> list[str]:
     """The command line that serves `model` in `mode` on loopback."""
     place = ["--host", HOST, "--port", str(port), "--keys", str(keys)]
-    return [sys.executable, "-m", "safekv.cli.main", "serve", model, "--mode", mode.value, *place]
+    # -P: a stray click.py where the demo is started must not become part of the server.
+    program = [sys.executable, "-P", "-m", "safekv.cli.main"]
+    return [*program, "serve", model, "--mode", mode.value, *place]
 
 
 def free_port() -> int:

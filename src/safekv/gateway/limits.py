@@ -1,4 +1,4 @@
-"""How many requests may wait for their first token."""
+"""How many requests may wait for their first token, and how many may run."""
 
 from __future__ import annotations
 

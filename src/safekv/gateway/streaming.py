@@ -34,10 +34,11 @@ SSE_HEADERS = [
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What generating routes share."""
+    """What generating routes share. A request leaves `waiting` with its first token."""
 
     engine: Engine
-    room: WaitingRoom
+    waiting: WaitingRoom
+    running: WaitingRoom
     encoders: anyio.CapacityLimiter
 
 
@@ -59,7 +60,11 @@ class GenerationResponse(Response):
         self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with _cancelled_when_gone(receive), self._service.room.enter(self._tenant) as ticket:
+        with (
+            _cancelled_when_gone(receive),
+            self._service.running.enter(self._tenant),
+            self._service.waiting.enter(self._tenant) as ticket,
+        ):
             request = await plan(
                 self._service.engine, self._tenant, self._asked, self._service.encoders
             )

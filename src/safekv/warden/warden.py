@@ -75,9 +75,11 @@ class Warden:
         hit, own = len(lease.blocks) * width, lease.own_blocks * width
         with self._lock:
             self._tree.adopt(lease, prompt)
+            shared = self._tree.shared_blocks_of(prompt)
         self._emit(Admitted(lease.tenant, n_tokens, hit, own))
         full = n_tokens // width
-        if self._on_prompt is not None and full and self.config.mode is Mode.SELECTIVE:
+        undecided = full > shared and self.config.mode is Mode.SELECTIVE
+        if self._on_prompt is not None and undecided:
             self._on_prompt(PromptJob(lease.tenant, prompt, full))
 
     def release(self, lease: Lease) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
 from safekv.detect.base import Document, Finding
-from safekv.engines.base import GenerationRequest
+from safekv.engines.base import Chunk, GenerationRequest
 from safekv.engines.hf.engine import HFEngine
 from safekv.engines.hf.paged import ClosedLedger, SelectiveCache
 from safekv.errors import ConfigError, ModelError
 from safekv.events import Admitted, DetectionFailed, Evicted
-from safekv.types import Mode, TenantId
-from support.engines import Heard, ask, idle, running, settled
+from safekv.types import Mode, TenantId, pack_tokens
+from support.engines import Heard, ask, idle, running, settled, until
 
 BLOCK = 32
 PARAGRAPH = (
@@ -223,3 +225,65 @@ async def test_models_with_sliding_windows_are_refused(tiny_dir: Path, tmp_path:
     with pytest.raises(ModelError, match="sliding"):
         async with running(tmp_path, Mode.ISOLATED):
             pass
+
+
+async def test_disconnects_under_pressure_do_not_block_the_next_tenant(tiny_dir: Path) -> None:
+    """After a set-back transformers admits nobody until a request finishes; none of these does."""
+    async with running(tiny_dir, Mode.ISOLATED, capacity_blocks=24) as engine:
+        streams = []
+        for n in range(3):
+            request = GenerationRequest(
+                tenant=TenantId("a"),
+                token_ids=prompt(engine, 200 + n),
+                max_tokens=500,
+                temperature=0,
+            )
+            streams.append(engine.generate(request))
+        readers = [asyncio.ensure_future(_read_until_cancelled(stream)) for stream in streams]
+        scheduler = engine.loop.batch_processor.scheduler
+        await until(lambda: scheduler.block_new_requests)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        async with asyncio.timeout(20):
+            await ask(engine, "b", prompt(engine, 40))
+        await idle(engine)
+        engine.check()
+
+
+async def _read_until_cancelled(stream: AsyncGenerator[Chunk, None]) -> None:
+    async with contextlib.aclosing(stream) as chunks:
+        async for _ in chunks:
+            pass
+
+
+async def test_a_request_as_large_as_the_cache_can_reuse_a_part_of_it(tiny_dir: Path) -> None:
+    """A match inside a long run must not lock the rest of the run: nothing would fit any more."""
+    async with running(tiny_dir, Mode.ISOLATED, capacity_blocks=64) as engine:
+        first = prompt(engine, 60 * BLOCK)
+        second = first[: 2 * BLOCK] + [500 + n % 1000 for n in range(58 * BLOCK)]
+        await ask(engine, "a", first)
+        answer = await ask(engine, "a", second)
+        assert answer.cached_tokens == 2 * BLOCK
+        engine.check()
+
+
+def test_documents_of_broken_text_stay_linear_and_whole(tiny_dir: Path) -> None:
+    """Block ends never cut a character, and text that never becomes whole is marked, not held."""
+    from transformers import AutoTokenizer
+
+    from safekv.engines.hf.text import PromptText
+    from safekv.warden import PromptJob
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_dir)
+    for text in ("\N{REPLACEMENT CHARACTER}" * 3000, "𝟒𝟓𝟑𝟗" * 40, "naïve 文字 🙂 " * 30):
+        ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        for block in (1, 3, 32):
+            job = PromptJob(TenantId("a"), pack_tokens(ids), len(ids) // block)
+            document = PromptText(tokenizer, block).document(job)
+            assert len(document.block_ends) == job.full_blocks
+            if "\N{REPLACEMENT CHARACTER}" not in text:
+                assert document.text == text
+                for n, end in enumerate(document.block_ends, start=1):
+                    whole = tokenizer.decode(ids[: n * block]).rstrip("\N{REPLACEMENT CHARACTER}")
+                    assert end >= len(whole)

@@ -98,8 +98,8 @@ def test_output_is_kept_in_the_log_that_was_asked_for(tmp_path: Path) -> None:
 
 def test_the_command_line_names_mode_port_and_keys_but_no_key() -> None:
     line = serve_command("m", Mode.SELECTIVE, 8123, Path("keys.json"))
-    assert line[:5] == [sys.executable, "-m", "safekv.cli.main", "serve", "m"]
-    assert line[5:] == [
+    assert line[:6] == [sys.executable, "-P", "-m", "safekv.cli.main", "serve", "m"]
+    assert line[6:] == [
         *("--mode", "selective"),
         *("--host", "127.0.0.1"),
         *("--port", "8123"),

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from safekv.demo.figure import Axis, Lane, Panel, attack_figure, first_turn_figure, summary_figure
 from safekv.demo.page import page
+from safekv.demo.plan import StoryPlan
 from safekv.demo.play import Performance
 from safekv.demo.report import COLUMNS, require_writable, row, table, write_text
 from safekv.demo.result import ModeResult
@@ -95,7 +96,7 @@ def test_every_probe_is_one_dot(results: Results) -> None:
     figure = ElementTree.fromstring(attack_figure(results).render(standalone=True))  # noqa: S314
     assert len(figure.findall(f"{SVG}circle")) == wanted
     figure = ElementTree.fromstring(first_turn_figure(results).render(standalone=True))  # noqa: S314
-    assert len(figure.findall(f"{SVG}circle")) == 6 * len(results)
+    assert len(figure.findall(f"{SVG}circle")) == StoryPlan().honest_tenants * len(results)
 
 
 def test_nothing_is_drawn_outside_the_picture(results: Results) -> None:

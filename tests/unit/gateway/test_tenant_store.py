@@ -19,8 +19,8 @@ def test_a_key_finds_its_record_and_no_other(store: TenantStore) -> None:
         ("alice", "tenant"),
         ("bob", "operator"),
     ]
-    head, tail = alice.rsplit("_", 1)
-    assert store.find(f"{head}_{tail[::-1]}") is None
+    _, key_id, tail = alice.split("_", 2)
+    assert store.find(f"skv_{key_id}_{tail[::-1]}") is None
     assert store.find(f"skv_{bob.split('_')[1]}_{tail}") is None
     for wrong in ("", alice + "x", alice[:-1], f" {alice}", f"skv_{'0' * 12}_{tail}", "é" * 60):
         assert store.find(wrong) is None

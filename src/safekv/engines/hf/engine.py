@@ -18,7 +18,7 @@ from safekv.detect.worker import DetectionWorker
 from safekv.engines.base import Chunk, GenerationRequest
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.load import LoadedModel, load
-from safekv.engines.hf.loop import SelectiveLoop
+from safekv.engines.hf.loop import LatestOutput, SelectiveLoop
 from safekv.engines.hf.paged import Admission, SelectiveCache
 from safekv.engines.hf.sampling import sampling_kwargs
 from safekv.engines.hf.text import AnswerText, PromptText
@@ -109,7 +109,8 @@ class HFEngine:
         loop = self._loop
         if loop is None or not loop.is_running():
             return
-        await asyncio.to_thread(loop.stop, True, drain_s)
+        if drain_s > 0:
+            await asyncio.to_thread(loop.stop, True, drain_s, True)
         if loop.is_running():
             await asyncio.to_thread(loop.stop, True, 30.0, False, True)
 
@@ -166,10 +167,11 @@ class HFEngine:
     # -- requests --------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        # The backend's call borrows the tokenizer unchanged, so that the detector's thread may
-        # decode at the same time; the wrapper's call may set truncation first.
+        # The backend's own call leaves the tokenizer unchanged, so that the detector's thread
+        # may decode at the same time; and only its batch form lets other threads run meanwhile.
         backend = self._model.tokenizer.backend_tokenizer
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        (encoding,) = backend.encode_batch([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -201,16 +203,16 @@ class HFEngine:
         loop = self._running_loop()
         request_id = secrets.token_hex(16)
         admission = Admission(request.tenant, len(request.token_ids))
-        outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
+        outputs = LatestOutput()
         if admitted:
             loop.admissions.by_id[request_id] = admission
-        loop.router.open(request_id, outputs.put_nowait)
+        loop.router.open(request_id, outputs.put)
         finished = False
         try:
             self._enqueue(loop, request_id, request)
             text, seen = AnswerText(self._model.tokenizer), 0
             while not finished:
-                output = await outputs.get()
+                output = await outputs.get(self.healthy)
                 finished = output.is_finished()
                 if output.status is RequestStatus.FAILED:
                     raise EngineError("the engine failed while generating", "try again later")
@@ -230,13 +232,15 @@ class HFEngine:
     def _enqueue(self, loop: SelectiveLoop, request_id: str, request: GenerationRequest) -> None:
         if loop.background_thread_status.can_accept_new_requests() is not None:
             raise EngineError("the engine is stopping", "try again later")
-        loop.add_request(
+        accepted = loop.add_request(
             list(request.token_ids),
             request_id=request_id,
             max_new_tokens=request.max_tokens,
             streaming=True,
             **sampling_kwargs(request.temperature, request.top_p),
         )
+        if accepted is None:
+            raise EngineError("the engine is stopping", "try again later")
 
     def _finish_reason(self, output: GenerationOutput) -> str:
         eos = self._running_loop().generation_config.eos_token_id

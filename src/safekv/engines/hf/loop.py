@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from transformers.generation.continuous_batching.continuous_api import (
@@ -22,12 +23,44 @@ from safekv.cache import CacheConfig
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.paged import Admissions, PatientScheduler, SelectiveCache
 from safekv.engines.hf.sampling import processors
+from safekv.errors import EngineError
 from safekv.warden import Warden
 
 # At WARNING this logger prints the ids of refused prompts.
 logger.setLevel("ERROR")
 
 Listener = Callable[[GenerationOutput], None]
+
+HEARTBEAT_S: Final = 1.0
+
+
+class LatestOutput:
+    """The newest output of one request. Outputs are cumulative, so older ones are not kept:
+    a client that reads slowly costs no memory. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._output: GenerationOutput | None = None
+        self._fresh = asyncio.Event()
+
+    def put(self, output: GenerationOutput) -> None:
+        """Replace what was there."""
+        self._output = output
+        self._fresh.set()
+
+    async def get(self, alive: Callable[[], bool]) -> GenerationOutput:
+        """The newest output that was not returned yet.
+
+        Asks `alive` once a second while there is none, and raises `EngineError` when it says
+        no: a loop that died before it saw the request will never answer.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._fresh.wait(), HEARTBEAT_S)
+            if self._fresh.is_set() and self._output is not None:
+                self._fresh.clear()
+                return self._output
+            if not alive():
+                raise EngineError("the engine has stopped", "try again later")
 
 
 class StreamRouter(OutputRouter):  # type: ignore[misc]

@@ -13,7 +13,7 @@ from typing import Any
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.cache_allocators import FULL_ATTENTION
 from transformers.generation.continuous_batching.cache_allocators.cache_allocator import BlockLedger
-from transformers.generation.continuous_batching.requests import RequestState
+from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
 from safekv.cache import Lease
@@ -85,6 +85,10 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
                 f"the model has {', '.join(kinds)} layers",
                 "use a model with full attention only; others cannot share prefixes yet",
             )
+        # Write to every page of memory once. The first touch of a page is slow, so without this a
+        # request would be slower when its blocks are new to the machine, and another tenant's
+        # probe could tell whether blocks were freed before it.
+        self.cache_tensor.fill_(0)
         self._allocator = self.cache_allocators[FULL_ATTENTION]
         self._allocator.ledger = ClosedLedger()
         self._warden = warden
@@ -216,6 +220,20 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
 
 class PatientScheduler(FIFOScheduler):  # type: ignore[misc]
     """First come, first served, without throwing the whole cache away under pressure."""
+
+    def schedule_batch(
+        self, token_budget: int, cache_budget: int
+    ) -> tuple[list[FutureRequestState] | None, bool, int, int]:
+        """Schedule as usual, but never wait for requests that are gone.
+
+        After a set-back transformers admits nobody until a request *finishes*; if the clients
+        of all running ones disconnect, that never happens.
+        """
+        if not self.active_requests:
+            self.block_new_requests = False
+        batch: tuple[list[FutureRequestState] | None, bool, int, int]
+        batch = super().schedule_batch(token_budget, cache_budget)
+        return batch
 
     def _try_to_meet_safety_margin(self) -> bool:
         self.cache.pool.try_to_free_sectors()
