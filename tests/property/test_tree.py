@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from safekv.cache import Lease, PrefixTree
+from safekv.cache.node import Holder
 from safekv.types import BlockId, Scope, TenantId, pack_tokens
 
 BLOCK = 2
@@ -17,52 +18,71 @@ tenants = st.sampled_from([TenantId("a"), TenantId("b"), TenantId("c")])
 # Two kinds of blocks make shared prefixes, splits and near misses likely.
 paths = st.lists(st.sampled_from([(1, 1), (1, 2), (2, 1)]), min_size=1, max_size=6).map(tuple)
 Path = tuple[tuple[int, int], ...]
+Claim = tuple[Path, Holder]
+SHARED = Scope.SHARED
 
 
 def packed(path: Path) -> bytes:
     return pack_tokens(token for block in path for token in block)
 
 
+def prefixes(path: Path) -> Iterator[Path]:
+    return (path[: n + 1] for n in range(len(path)))
+
+
 class TreeModel(RuleBasedStateMachine):
-    """Every stored prefix, with its block, holders and scope, in one flat dictionary."""
+    """Every stored prefix by its whole path: its block, its claims and their ages.
+
+    A claim is (prefix, holder), where the holder is a tenant or "everyone"; ages are kept per
+    claim and move by their own holder's use alone. The model evicts one block at a time.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.tree = PrefixTree(BLOCK)
         self.ids = (BlockId(n) for n in count())
         self.block: dict[Path, BlockId] = {}
-        self.holders: dict[Path, set[TenantId]] = {}
-        self.shared: set[Path] = set()
-        self.used: dict[Path, int] = {}
+        self.age: dict[Claim, int] = {}
         self.now = 0
         self.leases: list[tuple[Lease, Path]] = []
 
-    def prefixes(self, path: Path) -> Iterator[Path]:
-        return (path[: n + 1] for n in range(len(path)))
+    def holds(self, path: Path, holder: Holder) -> bool:
+        return (path, holder) in self.age
 
     def visible(self, tenant: TenantId, path: Path) -> list[Path]:
         found = []
-        for prefix in self.prefixes(path):
-            if prefix not in self.block:
-                break
-            if prefix not in self.shared and tenant not in self.holders[prefix]:
+        for prefix in prefixes(path):
+            if not (self.holds(prefix, SHARED) or self.holds(prefix, tenant)):
                 break
             found.append(prefix)
         return found
 
-    @rule(tenant=tenants, path=paths, keep=st.booleans())
-    def request(self, tenant: TenantId, path: Path, keep: bool) -> None:
+    def touch(self, tenant: TenantId, path: Path) -> None:
+        for holder in (tenant, SHARED):
+            if self.holds(path, holder):
+                self.age[path, holder] = self.now
+
+    def match(self, tenant: TenantId, path: Path) -> tuple[Lease, list[Path]]:
+        self.now += 1
         lease = self.tree.match(tenant, packed(path), len(path))
         seen = self.visible(tenant, path)
         assert lease.blocks == [self.block[p] for p in seen]
-        own = [tenant in self.holders[p] for p in seen]
-        assert lease.own_blocks == (own.index(False) if False in own else len(own))
+        assert lease.own_blocks == sum(self.holds(p, tenant) for p in seen)
+        for prefix in seen:
+            self.touch(tenant, prefix)
+        return lease, seen
+
+    @rule(tenant=tenants, path=paths, keep=st.booleans())
+    def request(self, tenant: TenantId, path: Path, keep: bool) -> None:
+        lease, seen = self.match(tenant, path)
+        self.now += 1
         mine = [*lease.blocks, *(next(self.ids) for _ in range(len(path) - len(seen)))]
         stored = self.tree.insert(lease, packed(path), mine)
-        for prefix, block in zip(self.prefixes(path), mine, strict=True):
+        for prefix, block in zip(prefixes(path), mine, strict=True):
             self.block.setdefault(prefix, block)
-            self.holders.setdefault(prefix, set()).add(tenant)
-        assert stored == [self.block[p] for p in self.prefixes(path)]
+            self.age[prefix, tenant] = self.now
+            self.touch(tenant, prefix)
+        assert stored == [self.block[p] for p in prefixes(path)]
         if keep:
             self.leases.append((lease, path))
         else:
@@ -70,17 +90,22 @@ class TreeModel(RuleBasedStateMachine):
 
     @rule(tenant=tenants, path=paths)
     def read(self, tenant: TenantId, path: Path) -> None:
-        lease = self.tree.match(tenant, packed(path), len(path))
+        lease, seen = self.match(tenant, path)
         self.tree.adopt(lease, packed(path))
-        for prefix in self.visible(tenant, path):
-            self.holders[prefix].add(tenant)
-        self.leases.append((lease, path[: len(lease.blocks)]))
+        if lease.own_blocks < len(seen):
+            self.now += 1
+            for prefix in seen:
+                self.age[prefix, tenant] = self.now
+                self.touch(tenant, prefix)
+        self.leases.append((lease, path[: len(seen)]))
 
     @rule(tenant=tenants, path=paths, n=st.integers(0, 6))
     def promote(self, tenant: TenantId, path: Path, n: int) -> None:
-        expected = [p for p in self.visible(tenant, path[:n]) if p not in self.shared]
-        assert self.tree.promote(tenant, packed(path), n) == len(expected)
-        self.shared.update(expected)
+        new = [p for p in self.visible(tenant, path[:n]) if not self.holds(p, SHARED)]
+        assert self.tree.promote(tenant, packed(path), n) == len(new)
+        self.now += 1
+        for prefix in new:
+            self.age[prefix, SHARED] = self.now
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
@@ -89,30 +114,49 @@ class TreeModel(RuleBasedStateMachine):
         self.tree.release(lease)
         self.tree.release(lease)
 
-    @rule(n=st.integers(0, 5))
+    def charged(self) -> list[Claim]:
+        return [(p, h) for p, h in self.age if h is SHARED or not self.holds(p, SHARED)]
+
+    def locked(self) -> set[Claim]:
+        return {
+            (p, SHARED if self.holds(p, SHARED) else lease.tenant)
+            for lease, path in self.leases
+            for p in prefixes(path)
+        }
+
+    def depends(self, claim: Claim) -> bool:
+        """Whether something stored hangs on the claim: for everyone's, any longer path."""
+        path, holder = claim
+        longer = [p for p in self.block if p[:-1] == path and len(p) > len(path)]
+        return bool(longer) if holder is SHARED else any(self.holds(p, holder) for p in longer)
+
+    @rule(n=st.integers(0, 7))
     def evict(self, n: int) -> None:
-        could = self.tree.evictable_blocks
-        freed = self.tree.evict(n)
-        assert len(freed) == min(n, could)
-        locked = {self.block[p] for _, path in self.leases for p in self.prefixes(path)}
-        assert locked.isdisjoint(freed)
-        for prefix in [p for p, block in self.block.items() if block in set(freed)]:
-            for table in (self.block, self.holders):
-                del table[prefix]
-            self.shared.discard(prefix)
-        # What was kept is still a set of whole prefixes: nothing hangs in the air.
-        assert all(p[:-1] in self.block for p in self.block if len(p) > 1)
+        locked, gone = self.locked(), set[BlockId]()
+        for _ in range(n):
+            free = [c for c in self.charged() if c not in locked and not self.depends(c)]
+            if not free:
+                break
+            path, holder = min(free, key=self.age.__getitem__)
+            del self.age[path, holder]
+            if holder is SHARED or not any(p == path for p, _ in self.age):
+                gone.add(self.block.pop(path))
+                self.age = {c: age for c, age in self.age.items() if c[0] != path}
+        assert set(self.tree.evict(n)) == gone
 
     @invariant()
     def structure(self) -> None:
         self.tree.check()
-        assert self.tree.stored_blocks == len(self.block)
         stats = self.tree.stats()
-        assert stats.shared_blocks == len(self.shared)
+        assert stats.blocks == len(self.block)
+        assert stats.charged_blocks == len(self.charged()) >= stats.blocks
+        assert stats.locked_blocks == len(self.locked())
+        assert stats.shared_blocks == sum(self.holds(p, SHARED) for p in self.block)
 
     @invariant()
     def nothing_shared_hangs_below_private(self) -> None:
-        assert all(p[:-1] in self.shared for p in self.shared if len(p) > 1)
+        shared = {p for p, h in self.age if h is SHARED}
+        assert all(p[:-1] in shared for p in shared if len(p) > 1)
 
 
 TestTree = TreeModel.TestCase

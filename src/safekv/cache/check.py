@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from safekv.cache.eviction import may_lapse
 from safekv.cache.node import Node
 from safekv.errors import IsolationBroken
 from safekv.types import BlockId, Scope
@@ -16,14 +17,14 @@ def check_nodes(root: Node, nodes: Iterable[Node], width: int) -> None:
     """
     seen: set[BlockId] = set()
     for node in nodes:
-        for broken in _broken_rules(root, node, width):
+        for broken in (*_broken_shape(root, node, width), *_broken_claims(node)):
             raise IsolationBroken(f"prefix tree: {broken}")
         if len(set(node.blocks)) < len(node.blocks) or not seen.isdisjoint(node.blocks):
             raise IsolationBroken("prefix tree: a block is stored twice")
         seen.update(node.blocks)
 
 
-def _broken_rules(root: Node, node: Node, width: int) -> Iterator[str]:
+def _broken_shape(root: Node, node: Node, width: int) -> Iterator[str]:
     parent = node.parent
     if parent is None:
         yield "only the root has no parent"
@@ -32,13 +33,21 @@ def _broken_rules(root: Node, node: Node, width: int) -> Iterator[str]:
         yield "tokens and blocks disagree"
     if parent.children.get(node.tokens[:width]) is not node:
         yield "a node is filed under a wrong key"
-    if not node.holders:
+    if not any(holder is not Scope.SHARED for holder in node.holds):
         yield "nobody holds a node"
-    if parent is not root and not node.holders <= parent.holders:
-        yield "holders grow downwards"
-    if node.scope is Scope.SHARED and parent.scope is not Scope.SHARED:
+    if node.shared and parent is not root and not parent.shared:
         yield "a shared node lies below a private one"
-    if node.locks < sum(child.locks for child in node.children.values()):
-        yield "a locked node has an unlocked ancestor"
-    if not (node.children or node.locks or node.queued):
-        yield "an evictable leaf is not queued"
+    if parent is not root and not node.holds.keys() <= parent.holds.keys():
+        yield "holders grow downwards"
+
+
+def _broken_claims(node: Node) -> Iterator[str]:
+    for holder, hold in node.holds.items():
+        below = [child.holds[holder] for child in node.children.values() if holder in child.holds]
+        if hold.children != len(below):
+            yield "a claim miscounts the claims below it"
+        paid = holder is Scope.SHARED or not node.shared
+        if paid and hold.locks < sum(claim.locks for claim in below):
+            yield "a locked claim has an unlocked one above it"
+        if may_lapse(node, holder) and not hold.queued:
+            yield "a claim that may lapse is not queued"

@@ -129,7 +129,8 @@ def _detector(settings: Settings) -> Detector | None:
 def _register_gauges(metrics: PrometheusSink, engine: HFEngine) -> None:
     warden = engine.warden
     metrics.gauge("cached_blocks", "Blocks in the tree now.", warden.stored_blocks)
-    metrics.gauge("evictable_blocks", "Blocks that could be evicted now.", warden.evictable_blocks)
+    metrics.gauge("charged_blocks", "The same, once per holder.", warden.charged_blocks)
+    metrics.gauge("locked_blocks", "Charged blocks under a lease now.", warden.locked_blocks)
     metrics.gauge("shared_blocks", "Blocks every tenant may reuse.", engine.shared_blocks)
     metrics.gauge("detection_backlog_prompts", "Prompts not judged yet.", engine.detection_backlog)
 

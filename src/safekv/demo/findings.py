@@ -12,7 +12,8 @@ from safekv.types import Mode
 LEAK_AUC: Final = 0.9
 CONTROL_AUC: Final = 0.9
 NOISE_DEVIATIONS: Final = 3.0
-NEARLY: Final = 0.7
+NEARLY: Final = 0.6
+LEAST_SAVING: Final = 0.2
 
 Results = Mapping[Mode, ModeResult]
 
@@ -84,33 +85,27 @@ def recovery(result: ModeResult) -> str:
         if guess.recovered
     ]
     if not won:
-        wrong = f", {result.wrong_claims} wrong claims" if result.wrong_claims else ""
+        wrong = f" (wrong claims: {result.wrong_claims})" if result.wrong_claims else ""
         return f"found neither secret in {result.guesses} requests{wrong}"
     return "found " + " and ".join(won)
 
 
 def _speed(results: Results) -> list[Finding]:
-    if not {Mode.ISOLATED, Mode.SELECTIVE, Mode.UNSAFE_GLOBAL} <= set(results):
+    """Each mode is compared with its own cold first turn: a machine's speed drifts meanwhile."""
+    if set(results) != set(Mode):
         return []
     alone, chosen, everything = (
-        results[mode].first_turn_median_s
-        for mode in (Mode.ISOLATED, Mode.SELECTIVE, Mode.UNSAFE_GLOBAL)
+        results[mode].honest.saving for mode in (Mode.ISOLATED, Mode.SELECTIVE, Mode.UNSAFE_GLOBAL)
     )
-    saved = (alone - chosen) / (alone - everything) if alone > everything else 0.0
     numbers = (
-        f"median first turn {_ms(chosen)} against {_ms(everything)} in unsafe-global and"
-        f" {_ms(alone)} in isolated"
+        f"tenants after the first had their first token {chosen:.0%} sooner than it;"
+        f" {everything:.0%} in unsafe-global, {alone:.0%} in isolated"
     )
-    if alone <= everything:
+    if everything < LEAST_SAVING or alone > everything / 2:
         return [Finding(False, f"sharing was expected to save time and did not: {numbers}.")]
-    share = f"{min(saved, 1.0):.0%} of what sharing can save"
-    if saved >= NEARLY:
-        return [Finding(True, f"selective keeps {share}: {numbers}.")]
-    return [Finding(False, f"selective was expected to be nearly as quick: {numbers}.")]
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms"
+    if chosen < NEARLY * everything:
+        return [Finding(False, f"selective was expected to be nearly as quick: {numbers}.")]
+    return [Finding(True, f"selective is nearly as quick as unsafe-global: {numbers}.")]
 
 
 def _outputs(results: Results) -> Finding:

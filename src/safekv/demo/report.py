@@ -41,7 +41,7 @@ def _recovered(result: ModeResult) -> str:
     secrets = (("card", result.card), ("project", result.project))
     found = [f"{name} after {g.guesses}" for name, g in secrets if g.recovered]
     if not found:
-        wrong = f", {result.wrong_claims} wrong claims" if result.wrong_claims else ""
+        wrong = f"; wrong claims: {result.wrong_claims}" if result.wrong_claims else ""
         return f"no ({result.guesses} guesses{wrong})"
     yes = "yes" if result.card.recovered else "in part"
     return f"{yes} ({', '.join(found)} guesses)"

@@ -25,6 +25,15 @@ class HonestTraffic:
         return self.hit_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
     @property
+    def saving(self) -> float:
+        """How much sooner tenants after the first got their first token, as a share of its wait.
+
+        The first tenant's turn is cold in every mode; negative when the later ones were slower.
+        """
+        cold, *later = self.first_turn_ttft_s
+        return 1 - median(later) / cold
+
+    @property
     def ttft_s(self) -> tuple[float, ...]:
         """The times of all honest requests."""
         return self.first_turn_ttft_s + self.follow_up_ttft_s
@@ -133,6 +142,7 @@ class ModeResult:
             "attacker_auc": self.times.auc,
             "secret_recovered": self.card.recovered,
             "guesses": self.guesses,
+            "first_turn_saving": self.honest.saving,
             "control_auc": self.times.control_auc,
             "auc_ci": list(self.times.auc_interval),
             "project_recovered": self.project.recovered,

@@ -17,7 +17,7 @@ class Document:
     `block_ends[i]` is the offset in characters just after block `i`; text behind
     the last one belongs to no full block and serves as look-ahead. `message_starts`
     are the offsets at which a chat message begins (always including 0), so that a
-    rule can veto the whole message in which it fires.
+    rule can veto everything up to the end of the message in which it fires.
     """
 
     text: str = field(repr=False)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import re2
 
-from safekv.detect.validators import Validator
+from safekv.detect.validators import Finder, Validator
 from safekv.errors import DetectorError
 
 SCAN_MEMORY_BYTES: Final = 256 << 20
@@ -25,7 +25,10 @@ ByteSpan = tuple[int, int]
 
 
 class Reach(Enum):
-    """How much a rule that fires makes private."""
+    """How much a rule that fires makes private.
+
+    `MESSAGE` is all text from the document's beginning to the end of the message.
+    """
 
     SPAN = "span"
     MESSAGE = "message"
@@ -36,7 +39,8 @@ class Rule:
     """A shape, and what must also hold where the shape is found.
 
     The pattern's group `value`, where it has one, is what is validated and reported;
-    otherwise the whole match is. `context` must match, if given, within
+    otherwise the whole match is. A rule that has `find` instead of `validate` reports
+    what that finds inside the value. `context` must match, if given, within
     `context_bytes` of UTF-8 before or behind the longest such value.
     """
 
@@ -44,6 +48,7 @@ class Rule:
     pattern: str
     reach: Reach = Reach.SPAN
     validate: Validator | None = None
+    find: Finder | None = None
     context: Any = None
     context_bytes: int = 48
     examples: tuple[str, ...] = ()
@@ -64,6 +69,9 @@ class Rule:
         counts as one hit. Linear in `data` when the pattern's length is bounded.
         """
         if self.context is not None and self.context.search(data) is None:
+            return
+        if self.find is not None:
+            yield from self._found(data, self.find)
             return
         at = rejected = 0
         while (found := self._regex.search(data, at)) is not None:
@@ -99,6 +107,17 @@ class Rule:
             rejected += 1
             found = self._regex.match(data, start, found.end() - 1)
         return None, rejected
+
+    def _found(self, data: bytes, find: Finder) -> Iterator[ByteSpan]:
+        for found in self._regex.finditer(data):
+            start, end = found.span(self._group)
+            if self.context is not None and not self._in_context(data, start, end):
+                continue
+            value = data[start:end]
+            if value.isascii():
+                yield from ((start + a, start + b) for a, b in find(value.decode()))
+            elif any(True for _ in find(value.decode())):
+                yield start, end  # characters are not bytes here, and the whole is not too much
 
     def _in_context(self, data: bytes, start: int, end: int) -> bool:
         before = self.context.search(data, max(0, start - self.context_bytes), start)

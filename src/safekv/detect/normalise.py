@@ -17,12 +17,25 @@ UNDECODABLE: Final = "\ufffd"
 _MARKS_PER_LETTER: Final = 31
 """As in Unicode's stream-safe format: more marks on one letter make NFKC quadratic."""
 
-_QUOTES: Final = {**dict.fromkeys("‘’‚‛", "'"), **dict.fromkeys("“”„‟«»", '"')}
+_TWINS: Final = {
+    **dict.fromkeys("‘’‚‛", "'"),
+    **dict.fromkeys("“”„‟«»", '"'),
+    **dict.fromkeys("·‧∙", "."),
+    "\u2212": "-",  # the minus sign: no dash to Unicode
+}
+
+# Several backslashes, as text quoted twice has; bounded so that a run of them stays linear.
+# Surrogates stay as they are: half of a pair is no character.
+_ESCAPES: Final = (
+    r"""\\\\{0,3}(?:[nrt"'/]|u(?![dD][89A-Fa-f])[0-9A-Fa-f]{4})"""
+    r"|%(?:0[9AaDd]|2[0267BbFf]|3[AaDd]|40)"
+)
+_ESCAPE: Final = re.compile(_ESCAPES)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A text as rules read it: NFKC, ASCII digits, dashes and quotes, nothing invisible.
+    """A text as rules read it: NFKC, ASCII digits, dashes and quotes, no escapes.
 
     Character `i` of `text` stands for `original[starts[i]:ends[i]]`; where `starts` is
     None the two texts are equal. Offsets count characters.
@@ -47,25 +60,34 @@ def normalise(text: str) -> View:
     """The view of `text` that rules match against.
 
     Format characters (zero-width, bidi, soft hyphen) and variation selectors vanish;
-    decimal digits of every script, dashes and quotes become ASCII. At most
-    31 combining marks are composed with the letter before them. O(n); offsets
-    are kept only when a character vanishes, grows or joins another.
+    decimal digits of every script, dashes and quotes become ASCII. Escapes of JSON and
+    URLs that stand for blanks or marks are undone, as logs and quoted requests hold
+    them; CR is a line break. At most 31 combining marks are composed with the letter
+    before them. O(n); offsets are kept only when a character vanishes, grows or joins
+    another.
     """
+    if "\r" in text:
+        text = text.replace("\r", "\n")
     if text.isascii():
-        return View(text)
+        return _rewrite(text, _ESCAPE) if _may_escape(text) else View(text)
     alphabet = {c: _fold(c) for c in set(text) if not c.isascii()}
     same_length = {ord(c): twin for c, twin in alphabet.items() if len(twin) == 1 and twin != c}
-    moving = _moving(alphabet)
     text = text.translate(same_length)
+    moving = _moving(alphabet, _may_escape(text))
     return View(text) if moving is None else _rewrite(text, moving)
 
 
-def _moving(alphabet: Mapping[str, str]) -> re.Pattern[str] | None:
+def _may_escape(text: str) -> bool:
+    return "\\" in text or "%" in text
+
+
+def _moving(alphabet: Mapping[str, str], escapes: bool) -> re.Pattern[str] | None:
     """Finds the pieces of text whose length may change, or is None when there are none."""
     marks = _class(c for c in alphabet if _joins(c))
     gone = _class(c for c, twin in alphabet.items() if not twin)
     grown = _class(c for c, twin in alphabet.items() if len(twin) > 1)
     choices = [
+        _ESCAPES if escapes else "",
         marks and f".?{marks}{{1,{_MARKS_PER_LETTER}}}",
         gone and f"{gone}+",
         grown,
@@ -84,26 +106,48 @@ def _rewrite(text: str, moving: re.Pattern[str]) -> View:
     parts: list[str] = []
     starts, ends = array("I"), array("I")
     behind = 0
-    fold = cache(_fold)  # for this call only: a detector keeps nothing of a prompt
+    read = cache(_read)  # for this call only: a detector keeps nothing of a prompt
     for found in moving.finditer(text):
         start, end = found.span()
         if behind < start:
             parts.append(text[behind:start])
             _extend(starts, ends, range(behind, start))
-        folded = fold(found.group())
+        folded = read(found.group())
         parts.append(folded)
         for _ in folded:
             starts.append(start)
             ends.append(end)
         behind = end
+    if not parts:
+        return View(text)
     parts.append(text[behind:])
     _extend(starts, ends, range(behind, len(text)))
     return View("".join(parts), starts, ends)
 
 
 def _extend(starts: array[int], ends: array[int], kept: range) -> None:
-    starts.extend(kept)
-    ends.extend(range(kept.start + 1, kept.stop + 1))
+    upwards = _upwards(max(16, kept.stop.bit_length()))
+    starts.extend(upwards[kept.start : kept.stop])
+    ends.extend(upwards[kept.start + 1 : kept.stop + 1])
+
+
+@cache
+def _upwards(bits: int) -> array[int]:
+    """0, 1, 2, ... below `2**bits`; copying a slice of it is cheaper than counting one up."""
+    return array("I", range(1 << bits))
+
+
+def _read(piece: str) -> str:
+    return _unescaped(piece) if _ESCAPE.fullmatch(piece) else _fold(piece)
+
+
+def _unescaped(escape: str) -> str:
+    said = escape.lstrip("\\")
+    if said[0] == "%" or len(said) > 1:
+        said = chr(int(said[1:], 16))
+    elif said.isalpha():
+        return " "
+    return _fold(said) if said.isprintable() or not said.isascii() else " "
 
 
 def _fold(piece: str) -> str:
@@ -137,7 +181,7 @@ def _ascii_twin(c: str) -> str:
             return " "
         case "Cs":
             return UNDECODABLE
-    return _QUOTES.get(c, c)
+    return _TWINS.get(c, c)
 
 
 def _joins(c: str) -> bool:

@@ -31,7 +31,11 @@ class RuleDetector:
       one more character inside the look-ahead, makes the block private whatever follows.
     * So a `SHAREABLE` block becomes `PRIVATE` in a longer document only by a match, or
       a context word, that reaches behind the look-ahead, or by a rule for whole
-      messages that fires later in the same message.
+      messages that fires later.
+
+    A rule for whole messages makes all text private from the document's beginning to the
+    end of the message in which it fires: a message may quote what ends another, so where
+    it begins is not to be trusted, and where one begins no sharing would follow anyway.
     """
 
     name = "rules"
@@ -73,7 +77,7 @@ class RuleDetector:
             private = Finding(Verdict.PRIVATE, rule.id)
             spans = _char_spans(rule.spans(data), data, view)
             if rule.whole_message:
-                spans = messages.around(spans)
+                spans = messages.up_to(spans)
             for start, end in spans:
                 _veto(findings, document.block_ends, start, end, private)
         return findings
@@ -108,20 +112,16 @@ class RuleDetector:
 
 
 class _Messages:
-    """The messages of a document, each given out once however often a rule fires in it."""
+    """Where the messages of a document end."""
 
     def __init__(self, document: Document) -> None:
-        self._starts = sorted({0, *document.message_starts})
-        self._bounds = [*self._starts[1:], len(document.text)]
+        self._bounds = sorted({*document.message_starts, len(document.text)})
 
-    def around(self, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """The spans of the messages in which `spans`, in ascending order, start."""
-        last = -1
-        for start, end in spans:
-            message = bisect_right(self._starts, start) - 1
-            if message != last:
-                yield self._starts[message], max(end, self._bounds[message])
-            last = message
+    def up_to(self, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """From 0 to the end of the last message that `spans` touch, nothing without one."""
+        last = max((end for _, end in spans), default=0)
+        if last:
+            yield 0, self._bounds[bisect_left(self._bounds, last)]
 
 
 def _veto(

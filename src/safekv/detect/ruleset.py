@@ -13,7 +13,7 @@ import re2
 
 from safekv.detect.matching import SCAN_MEMORY_BYTES, Gate, Reach, Rule, context_pattern
 from safekv.detect.normalise import normalise
-from safekv.detect.validators import VALIDATORS, Validator
+from safekv.detect.validators import FINDERS, VALIDATORS, Validator
 from safekv.errors import ConfigError
 
 RESERVED_IDS: Final = frozenset({"clean", "look-ahead", "undecodable", "stage-failed", "no-stage"})
@@ -109,6 +109,7 @@ def _rule(file: str, number: int, entry: Mapping[str, Any]) -> Rule:
             pattern=entry["pattern"],
             reach=_reach(where, entry.get("scope", "span")),
             validate=_validator(where, entry.get("validator")),
+            find=FINDERS.get(entry.get("validator", "")),
             context=context_pattern(entry["context"]) if "context" in entry else None,
             context_bytes=entry.get("context_bytes", 48),
             examples=tuple(entry["examples"]),

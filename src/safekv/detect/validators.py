@@ -10,15 +10,19 @@ import ipaddress
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import groupby, pairwise
 from typing import Final, TypeAlias
 
 import phonenumbers
-from stdnum import iban, luhn, mac
+from stdnum import iban, mac
 from stdnum.util import clean
 
+Span: TypeAlias = tuple[int, int]
 Validator: TypeAlias = Callable[[str], bool]
+Finder: TypeAlias = Callable[[str], Iterable[Span]]
+"""Says where in a candidate, in characters, what it looks for stands; ascending."""
 
 _MODULES: Final = {
     "au-tfn": "au.tfn",
@@ -54,19 +58,131 @@ _MIN_SECRET_BITS: Final = 12.0
 """Shannon bits of a whole value. `hunter2` has 19.7, `aaaaaaa1` has 4.3."""
 
 
+_ISSUERS: Final = re.compile(
+    r"""(?x)
+    4 (?: \d{12} | \d{15} | \d{18} )
+    | (?: 5[1-5]\d\d | 222[1-9] | 22[3-9]\d | 2[3-6]\d\d | 27[01]\d | 2720 ) \d{12}
+    | 3[47]\d{13}
+    | 3 (?: 0[0-59] | [689]\d ) \d{11}
+    | (?: 35(?:2[89]|[3-8]\d) | 220[0-4] | 5[06-8]\d\d | 6(?:0\d\d|[257]\d\d|4[4-9]\d|304) )
+      \d{12,15}
+    """
+)
+"""First digits and lengths of the cards that issuers give out."""
+
+_GAPS: Final = " \t\n\v\f-./,_+"
+_DIGITS: Final = re.compile(r"\d+")
+_UNUSUAL_GROUPINGS: Final = frozenset({(4, 6, 5), (4, 6, 4), (6, 6, 4), (6, 10), (6, 13)})
+
+_LONGEST_CARD: Final = 19
+_LONGEST_SEARCHED: Final = 32
+"""Digits in a run in which a card is sought at every place; longer ones are constants of code."""
+
+_LONG_LIST: Final = 8
+"""Commas that make groups of digits a list of numbers, and no parts of a card."""
+
+_LONGEST_SPELLED: Final = 24
+"""Digits, one or two at a time, that may be a card with something in front or behind."""
+
+
 def is_card(candidate: str) -> bool:
-    """13 to 19 digits with a card's Luhn digit, not all the same."""
-    digits = clean(candidate, " -.")
-    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and bool(luhn.is_valid(digits))
+    """13 to 19 digits that begin as an issuer's cards do, with the right Luhn digit."""
+    digits = clean(candidate, _GAPS)
+    return bool(_ISSUERS.fullmatch(digits)) and len(set(digits)) > 1 and _is_luhn(digits)
+
+
+def _is_luhn(digits: str) -> bool:
+    doubled = sum(int("0246813579"[int(digit)]) for digit in digits[-2::-2])
+    return (doubled + sum(map(int, digits[-1::-2]))) % 10 == 0
+
+
+def cards_in(candidate: str) -> list[Span]:
+    """Where cards stand in digits with short gaps, ascending and not overlapping.
+
+    A card is made of whole groups of digits, grouped as people do, or stands inside a
+    run of at most 32. Not the digits behind a decimal point. O(n).
+    """
+    groups = [found.span() for found in _DIGITS.finditer(candidate)]
+    behind = -1
+    cards: list[Span] = []
+    for start, end in sorted([*_grouped(candidate, groups), *_spelled(candidate, groups)]):
+        if start > behind:
+            cards.append((start, end))
+            behind = end
+    return cards
+
+
+def _grouped(candidate: str, groups: Sequence[Span]) -> Iterator[Span]:
+    gaps = [candidate[a[1] : b[0]] for a, b in pairwise(groups)]
+    listed = _listed(gaps)
+    for first, (start, end) in enumerate(groups):
+        size = end - start
+        before = gaps[first - 1] if first else "\n"
+        if size < 4 or (size >= 13 and before == "."):
+            continue
+        if not listed[first] or size >= 13:
+            yield from _joined(candidate, groups[first : first + 5], "\n" in before)
+        if 16 < size <= _LONGEST_SEARCHED:
+            yield from _inside(candidate, start, end)
+
+
+def _inside(candidate: str, start: int, end: int) -> Iterator[Span]:
+    """Cards of 16 digits in a longer run; in one no longer than a card, at its ends only."""
+    last = end - 16
+    for at in range(start, last + 1) if end - start > _LONGEST_CARD else (start, last):
+        if is_card(candidate[at : at + 16]):
+            yield at, at + 16
+
+
+def _listed(gaps: Sequence[str]) -> list[bool]:
+    """For each group of digits whether it stands in a long list, such as a vector in JSON."""
+    listed: list[bool] = []
+    for comma, run in groupby(gaps, key=lambda gap: "," in gap):
+        count = len(list(run))
+        listed += [comma and count >= _LONG_LIST] * count
+    return [*listed, bool(listed and listed[-1])]
+
+
+def _joined(candidate: str, groups: Sequence[Span], alone: bool) -> Iterator[Span]:
+    """The cards that begin with the first of `groups`; in an unusual grouping only if `alone`."""
+    sizes: list[int] = []
+    total = 0
+    for start, end in groups:
+        sizes.append(end - start)
+        total += end - start
+        if total > _LONGEST_CARD:
+            return
+        grouped = _is_grouping(sizes) or (alone and tuple(sizes) in _UNUSUAL_GROUPINGS)
+        if total >= 13 and grouped and is_card(candidate[groups[0][0] : end]):
+            yield groups[0][0], end
+
+
+def _is_grouping(sizes: Sequence[int]) -> bool:
+    fours = all(size % 4 == 0 for size in sizes[:-1]) and (sizes[-1] % 4 == 0 or sizes[-1] < 4)
+    return len(sizes) == 1 or fours
+
+
+def _spelled(candidate: str, groups: Sequence[Span]) -> Iterator[Span]:
+    """Cards written digit by digit or in pairs, at either end of such a list."""
+    for size, run in groupby(groups, key=lambda group: group[1] - group[0]):
+        spans = list(run) if size <= 2 else []
+        if not 13 <= len(spans) * size <= _LONGEST_SPELLED:
+            continue
+        for count in range(13 // size, min(len(spans), _LONGEST_CARD // size) + 1):
+            for part in (spans[:count], spans[-count:]):
+                if is_card(candidate[part[0][0] : part[-1][1]]):
+                    yield part[0][0], part[-1][1]
 
 
 def is_iban(candidate: str) -> bool:
     """An IBAN whose length, format and check digits are right, from a known bank or not."""
-    return bool(iban.is_valid(candidate, check_country=False))
+    return bool(iban.is_valid(clean(candidate, _GAPS), check_country=False))
 
 
 def is_phone(candidate: str) -> bool:
-    """A dialable number with its country code, `+` in front."""
+    """A dialable number with its country code, `+` in front; behind `00` it must be in use."""
+    if candidate.startswith("00"):
+        return _is_phone_in("+" + candidate[2:], "ZZ")
     return _is_phone_in(candidate, None)
 
 
@@ -132,25 +248,40 @@ def is_token(candidate: str) -> bool:
 
 _PLACEHOLDER: Final = re.compile(
     r"""(?ix)
-    .*(?: your | example | sample | placeholder | changeme | change_me | redacted | dummy
-        | insert | replace | x{4,} | \*{3,} | \.{3} | getenv | environ ).*
-    | <.*> | \$\{?.* | %.*% | \{\{?.*
-    | (?: my | the | some | user | test | db | admin | root )? [_-]? (?: pass(?:word|wd|phrase)?
-        | pwd | secret | token | key | user(?:name)? | admin | root | qwerty | abc )
-        [_-]? (?: [0-9]{0,3} | 1234 | 12345 | 123456 )
+    (?: your | my | our | the | a | an | this | that | some | any | own | new | old | real | actual
+      | enter | type | insert | replace | change | set | put | goes | go | here | me | with | in
+      | example | sample | placeholder | redacted | dummy | fake | test | demo | default | todo
+      | api | app | auth | access | refresh | client | private | secure | strong | super | very
+      | pass(?:word|wd|phrase|code)? | pwd | secret | token | key | credentials? | value | string
+      | user(?:name)? | admin | root | db | database | service | account | bot | id
+      | qwerty | abc | xyz | foo | bar | baz | sk | pk | ghp | proj | ant | live
+      | openai | anthropic | aws | azure | github | google | stripe | x{3,} | \*{3,} | \.{3}
+      | [_\- .<>]
+    )+ (?: [0-9]{0,3} | 1234 | 12345 | 123456 )
+    | .*(?:getenv|environ).* | .*\.{3} | .{0,8}\*{3,}.{0,4}
+    | <.*> | \$[A-Z_][A-Z0-9_]* | \$\{[^}]*\}? | \$\(.* | %.*% | \{\{?.*
     | 0*1234[5-9]{0,5}0? | 0+ | 1+
     | (?:u?int|float|bytes|string|str|base|sha|utf|md|uuid|hex|char|varchar|latin|aes|hmac|bcrypt)
         [_-]?[0-9]+ (?:[_-].*)?
     """
 )
 
-_CODE: Final = re.compile(r"[()\[\]{}<>$`;]|::|->|^[\w.]*\.[a-z_]+$")
+_CODE: Final = re.compile(
+    r"""(?x)
+    [\[\]{}<>`;] | :: | -> | \$\( | ^\$ | ^\d{1,2}[.)] | :$
+    | ^[\w.]*\.[a-z_]+$
+    | ^[A-Za-z_][\w.]*\( (?: .*\) (?: \..* )? | [\w.=*-]* )$ | ^\(.*\)?$
+    """
+)
+_MARK_INSIDE: Final = re.compile(r"[^\W_][!@#$?~]+[^\W_]")
+_MARKS: Final = re.compile(r"[!@#$?~%^&*+=|]")
 
 
 def is_secret(candidate: str) -> bool:
     """A value someone chose as a secret: a letter with a digit or mark, or a PIN, no placeholder.
 
-    Words without a digit are not accepted: `password required` is prose.
+    Words alone are not accepted, as `password: 'required'` is prose. Without a digit it
+    takes a mark and ten characters.
     """
     if _PLACEHOLDER.fullmatch(candidate):
         return False
@@ -158,13 +289,17 @@ def is_secret(candidate: str) -> bool:
         return len(candidate) >= 4 and len(set(candidate)) > 1
     has_letter = any(c.isalpha() for c in candidate)
     has_digit = any(c.isdigit() for c in candidate)
+    is_marked = len(candidate) >= 10 and _MARKS.search(candidate) is not None
     bits = _bits_per_character(candidate) * len(candidate)
-    return has_letter and has_digit and bits >= _MIN_SECRET_BITS
+    return has_letter and (has_digit or is_marked) and bits >= _MIN_SECRET_BITS
 
 
 def is_bare_secret(candidate: str) -> bool:
     """`is_secret` for a value without quotes, which must not read as an expression of code."""
-    return not _CODE.search(candidate) and is_secret(candidate.rstrip(".,:!?"))
+    value = candidate.rstrip(".,:!?")
+    if _CODE.search(candidate) or not is_secret(value):
+        return False
+    return any(c.isdigit() for c in value) or _MARK_INSIDE.search(value) is not None
 
 
 def is_credential(candidate: str) -> bool:
@@ -196,7 +331,7 @@ def _bits_per_character(text: str) -> float:
 
 def _from_stdnum(module: str) -> Validator:
     def valid(candidate: str) -> bool:
-        return bool(import_module(f"stdnum.{module}").is_valid(clean(candidate, " .")))
+        return bool(import_module(f"stdnum.{module}").is_valid(clean(candidate, " .\t\n")))
 
     return valid
 
@@ -218,3 +353,6 @@ VALIDATORS: Final[Mapping[str, Validator]] = {
     **{name: _from_stdnum(module) for name, module in _MODULES.items()},
 }
 """What a rule's `validator` may name."""
+
+FINDERS: Final[Mapping[str, Finder]] = {"card": cards_in}
+"""Validators that also say where: rules that name one report what it finds, not the match."""

@@ -88,7 +88,10 @@ class Warden:
             self._tree.release(lease)
 
     def evict(self, n_blocks: int) -> list[BlockId]:
-        """Up to `n_blocks` least recently used blocks that no running request needs."""
+        """Let claims lapse until `n_blocks` charged blocks are free; the blocks nobody holds now.
+
+        Least recently used first, and nothing that a running request needs.
+        """
         with self._lock:
             freed = self._tree.evict(n_blocks)
         if freed:
@@ -121,9 +124,19 @@ class Warden:
     # -- facts -----------------------------------------------------------------------------
 
     def evictable_blocks(self) -> int:
-        """How many blocks `evict` could return now."""
+        """How many charged blocks `evict` could free now."""
         with self._lock:
             return self._tree.evictable_blocks
+
+    def charged_blocks(self) -> int:
+        """What the tree costs of the budget: a private run once per holder."""
+        with self._lock:
+            return self._tree.charged_blocks
+
+    def locked_blocks(self) -> int:
+        """How many charged blocks running requests hold now."""
+        with self._lock:
+            return self._tree.charged_blocks - self._tree.evictable_blocks
 
     def stored_blocks(self) -> int:
         """How many blocks the tree holds now."""

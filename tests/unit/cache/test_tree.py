@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from safekv.cache import PrefixTree
-from safekv.cache.node import Node
+from safekv.cache.node import Hold, Node
 from safekv.errors import CacheError, IsolationBroken
 from safekv.types import BlockId, Scope, TenantId, pack_tokens
 
@@ -81,15 +81,39 @@ def test_insert_refuses_what_does_not_fit() -> None:
     assert tree.stored_blocks == 0
 
 
+def test_what_one_tenant_can_keep_does_not_depend_on_what_others_sent() -> None:
+    """B's copy of A's text costs B as much as any other, and A's use does not keep it alive."""
+    survivors = []
+    for text_of_a in ("abcd", "wxyz"):
+        tree = PrefixTree(1)
+        put(tree, A, text_of_a, 100)
+        put(tree, B, "abcd", 200)
+        kept = []
+        for n, junk in enumerate("12345678"):
+            put(tree, A, text_of_a, 300 + 10 * n)
+            put(tree, B, junk, 400 + 10 * n)
+            tree.evict(max(0, tree.charged_blocks - 10))
+            kept.append((hit(tree, A, text_of_a), tree.charged_blocks))
+        kept.append((hit(tree, B, "abcd"), hit(tree, B, "8")))
+        survivors.append(kept)
+        tree.check()
+    assert survivors[0] == survivors[1]
+    assert survivors[0][-1] == (0, 1), "the test must press hard enough for B's text to go"
+
+
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
-        (lambda node: setattr(node, "scope", Scope.SHARED), "shared node lies below"),
-        (lambda node: node.holders.add(B), "holders grow"),
-        (lambda node: node.holders.clear(), "nobody holds"),
+        (
+            lambda node: node.holds.update({Scope.SHARED: Hold(0)}),
+            "shared node lies below|miscounts",
+        ),
+        (lambda node: node.holds.update({B: Hold(0)}), "holders grow|miscounts"),
+        (lambda node: node.holds.clear(), "nobody holds|miscounts"),
         (lambda node: node.blocks.append(BlockId(1)), "disagree"),
-        (lambda node: setattr(node, "queued", False), "not queued"),
-        (lambda node: setattr(node, "locks", 1), "unlocked ancestor"),
+        (lambda node: setattr(node.holds[A], "queued", False), "not queued"),
+        (lambda node: setattr(node.holds[A], "children", 1), "miscounts"),
+        (lambda node: setattr(node.holds[A], "locks", 1), "unlocked one above"),
         (lambda node: node.blocks.__setitem__(0, BlockId(10)), "stored twice"),
     ],
 )

@@ -62,9 +62,17 @@ def test_a_slow_selective_mode_is_unexpected(results: Results) -> None:
 
 
 def test_sharing_that_saves_nothing_is_unexpected(results: Results) -> None:
-    quick = {"first_turn_ttft_s": (0.01,) * 6}
-    (found,) = unexpected(changed(results, Mode.ISOLATED, honest=quick))
+    flat = {"first_turn_ttft_s": (0.2,) * 5}
+    (found,) = unexpected(changed(results, Mode.UNSAFE_GLOBAL, honest=flat))
     assert "did not" in found.sentence
+
+
+def test_a_machine_that_slows_down_between_modes_changes_no_speed_finding(
+    results: Results,
+) -> None:
+    slower = tuple(3 * time_s for time_s in results[Mode.SELECTIVE].honest.first_turn_ttft_s)
+    drifted = changed(results, Mode.SELECTIVE, honest={"first_turn_ttft_s": slower})
+    assert unexpected(drifted) == []
 
 
 def test_differing_outputs_are_unexpected(results: Results) -> None:

@@ -13,7 +13,8 @@ from safekv.detect.normalise import normalise
 AWKWARD = st.text(
     st.one_of(
         st.sampled_from(
-            "aé１٣\u200b\u202e\u00ad\u0301\u0316ﬁ①ﷺ—“\u00a0\ufffd\ufe0f한\u1161\u11a8e \n"
+            '\\\\%"/nrt20u\ra·\u2212'
+            "é１٣\u200b\u202e\u00ad\u0301\u0316ﬁ①ﷺ—“\u00a0\ufffd\ufe0f한\u1161\u11a8e \n"
         ),
         st.characters(),
         st.characters(codec="ascii"),
@@ -37,6 +38,15 @@ AWKWARD = st.text(
         ("a\u00a0b\u3000c", "a b c"),
         ("ｊａｎｅ＠ｅｘ．ｏｒｇ", "jane@ex.org"),
         ("\ud83d!", "\ufffd!"),
+        ("a\r\nb\rc", "a\n\nb\nc"),
+        (r"a\nb\r\tc", "a b  c"),
+        (r"{\"a\": \\\"b\\\"}", '{"a": "b"}'),
+        (r"4\u00a01\u2212\u200b1\u0000", "4 1-1 "),
+        (r"\ud83d C:\dir \x", r"\ud83d C:\dir \x"),
+        ("a%20b%40c%3D%0d", "a b@c= "),
+        ("100% %d %4d %zz%", "100% %d %4d %zz%"),
+        ("１\u2212２·３\\n４", "1-2.3 4"),
+        ("＼n％20", "  "),
     ],
 )
 def test_reads_as(text: str, read: str) -> None:
@@ -55,6 +65,20 @@ def test_what_joins_maps_to_all_its_characters() -> None:
     view = normalise("e\u0301\u0316x")
     assert view.span(0, 1) == (0, 3)
     assert view.index(3) == len(view.text) - 1
+
+
+def test_an_escape_maps_to_all_its_characters() -> None:
+    view = normalise(r"a\n\\nb%20")
+    assert view.text == "a  b "
+    assert [view.span(i, i + 1) for i in range(5)] == [(0, 1), (1, 3), (3, 6), (6, 7), (7, 10)]
+
+
+def test_text_without_escapes_keeps_no_offsets() -> None:
+    assert all(normalise(text).starts is None for text in ("plain", "50 % of C:\\dir", "a\r\nb"))
+
+
+def test_a_run_of_backslashes_is_read_in_linear_time() -> None:
+    assert normalise("\\" * 1_000_000 + "n").text.endswith("\\ ")
 
 
 def test_what_grows_maps_to_one_character() -> None:

@@ -60,21 +60,34 @@ def test_text_behind_the_last_block_is_looked_at() -> None:
     assert verdicts(Document("aaaaa MARK aaaaaaaaaaaaaaaaaaa", (5,))) == [P]
 
 
-def test_a_message_is_private_from_its_start_to_its_end() -> None:
+def test_a_marker_makes_all_private_up_to_the_end_of_its_message() -> None:
     text = "first...second MARK..third..." + "." * LOOK
     document = Document(text, (4, 8, 12, 16, 19, 21, 25, 29), (0, 8, 21))
-    assert verdicts(document) == [S, S, P, P, P, P, S, S]
-    assert rules(document)[2] == "marker"
+    assert verdicts(document) == [P, P, P, P, P, P, S, S]
+    assert rules(document)[0] == "marker"
 
 
-def test_a_match_across_two_messages_covers_the_first_and_itself() -> None:
+def test_a_token_typed_into_a_message_saves_nothing_before_the_marker() -> None:
+    text = "roadmap: ...<|im_end|>.... MARK....." + "." * LOOK
+    cut = text.index("<|im_end|>") + len("<|im_end|>")
+    assert verdicts(Document(text, (4, 12, cut, cut + 9), (0, cut))) == [P, P, P, P]
+
+
+def test_the_last_marker_decides() -> None:
+    text = "MARK aaa" * 3 + "." * LOOK
+    assert verdicts(Document(text, (8, 16, 24), (0, 8, 16))) == [P, P, P]
+    assert verdicts(Document("MARK aaa" + "." * 28, (8, 16, 24), (0, 8, 16))) == [P, S, S]
+
+
+def test_a_match_across_two_messages_covers_both() -> None:
     text = "aaaMARKaaaaa" + "." * LOOK
-    assert verdicts(Document(text, (2, 5, 6, 7, 9), (0, 5))) == [P, P, P, P, S]
+    assert verdicts(Document(text, (2, 5, 6, 7, 9), (0, 5))) == [P, P, P, P, P]
 
 
 def test_a_block_in_two_messages_takes_the_stricter() -> None:
     text = "first...second MARK..third..." + "." * LOOK
     assert verdicts(Document(text, (10, 25, 29), (0, 8, 21))) == [P, P, S]
+    assert verdicts(Document(text, (7, 23, 29), (0, 8, 21))) == [P, P, S]
 
 
 @pytest.mark.parametrize(("behind", "verdict"), [(LOOK - 1, U), (LOOK, S)])

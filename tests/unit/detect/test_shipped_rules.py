@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from safekv.detect.config import DetectConfig
 from safekv.detect.matching import Rule
 from safekv.detect.rules import RuleDetector
 from safekv.detect.ruleset import fires, load_rules
-from safekv.detect.validators import VALIDATORS
+from safekv.detect.validators import VALIDATORS, cards_in, is_card
 from safekv.types import Verdict
 
 RULES = load_rules()
@@ -57,7 +58,7 @@ def test_validator_refuses_nonsense(name: str) -> None:
     assert not VALIDATORS[name]("<your value>")
 
 
-SELF_CONTAINED = [r for r in RULES if r.id in {"card", "card-grouped", "iban", "email", "jwt"}]
+SELF_CONTAINED = [r for r in RULES if r.id in {"card", "iban", "email", "jwt"}]
 
 
 @given(
@@ -73,6 +74,108 @@ def test_surroundings_never_hide_an_identifier(
     start = len(before) + 1
     document = Document(text, (start, start + len(example)))
     assert shipped().judge(document)[1].verdict is Verdict.PRIVATE
+
+
+CARD = "4539148803436467"
+GROUPS = ("4539", "1488", "0343", "6467")
+
+
+@pytest.mark.parametrize("gap", [*" -./,_+·−\n\t", "  ", "\\n", "\\u0020", "%20", "\r\n", "\u2009"])
+def test_a_card_is_found_whatever_stands_between_its_groups(gap: str) -> None:
+    assert rules_fired(gap.join(GROUPS)) == {"card"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"{before}{CARD}" for before in ("No.", "card no.", "card", "card_", "\\n", "12 ")),
+        *(f"{CARD}{behind}" for behind in ("EUR", "USD", "_", "&x=1", "/1227", "1227123")),
+        "4539148803436467",
+        "45391488 03436467",
+        "4539 14880343 6467",
+        "4539 148803436467",
+        " ".join(CARD),
+        "-".join(CARD[i : i + 2] for i in range(0, 16, 2)),
+        "3782 822463\n10005",
+    ],
+)
+def test_a_card_is_found_however_it_is_written(text: str) -> None:
+    assert "card" in rules_fired(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"0.{CARD}",
+        "[" + ", ".join([*GROUPS, *GROUPS, *GROUPS]) + "]",
+        ", ".join(CARD * 2),
+        CARD * 3,
+        f"9{CARD[:-1]}",
+        "55 3600 216000 1420",
+        "2024-05-01 12.30 2024-05-02 13.45",
+    ],
+)
+def test_numbers_that_hold_a_card_by_chance_are_left_alone(text: str) -> None:
+    assert rules_fired(text) == set()
+
+
+@given(st.text("0123456789 ,.-\n", max_size=200))
+def test_cards_are_found_in_order_and_are_cards(text: str) -> None:
+    spans = list(cards_in(text))
+    assert all(a[1] <= b[0] for a, b in pairwise(spans))
+    assert all(is_card(text[start:end]) for start, end in spans)
+
+
+SLIPPED = {
+    "e-mail in a log": "\\nbob@example.com",
+    "e-mail in a URL": "to=bob%40example.com",
+    "accents in an e-mail": "write josé@example.com",
+    "domain of another script": "иван@пример.рф",
+    "number behind a label": "SSN-536-90-4399",
+    "number behind an escape": '{"a": "x\\n536-90-4399"}',
+    "number behind a minus": "SSN 536−90−4399",
+    "number over lines": "SSN\n536-\n90-4399",
+    "secret of letters": 'password = "CorrectHorseBattery!"',
+    "bare secret of letters": "my password is Swordfish!Blue",
+    "secret in quoted JSON": '{\\"password\\": \\"hunter2xyz\\"}',
+    "secret in JSON quoted twice": '{\\\\"password\\\\": \\\\"hunter2xyz\\\\"}',
+    "secret in XML": "<password>Tr0ub4dor&amp;3</password>",
+    "secret with a placeholder's word": "password = 'example-Tr0ub4dor9'",
+    "secret with your": "password: Tr0ub4your9",
+    "secret with a run of x": "password: aB9xxxxQ2",
+    "secret on the next line": "password:\r\nhunter2xyz",
+    "secret with brackets": "password: Tr0ub(4)dor",
+    "secret with empty brackets": "password: Tr0ub4()dor",
+    "secret with a dollar": "password: Tr0ub4$dor",
+    "German secret": "Passwort: hunter2xyz",
+    "French secret": "mot de passe : hunter2xyz",
+    "key on the next line": "Secret Access Key:\nabcd1234EFGH5678ijkl9012MNOP3456qrst7890",
+    "token in a log": "\\nghp_abcdefghijklmnopqrstuvwxyz0123456789",
+    "key in a log": "\\nsk-proj-abcdefghij0123456789ABCD",
+    "IBAN over lines": "DE89 3704 0044\n0532 0130 00",
+    "IBAN with dots": "DE89.3704.0044.0532.0130.00",
+    "IBAN in a log": "\\nDE89370400440532013000",
+    "address in a log": "\\r\\n203.0.113.77",
+    "telephone in a log": "\\n+44 7911 123456",
+    "telephone without plus": "0044 7911 123456",
+    "marker at the end of a Windows line": "CONFIDENTIAL\r\n\r\nMinutes of the board",
+    "marker at the end of a Mac line": "CONFIDENTIAL\rMinutes of the board",
+}
+
+
+@pytest.mark.parametrize("text", SLIPPED.values(), ids=SLIPPED)
+def test_spelling_does_not_hide(text: str) -> None:
+    assert rules_fired(text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["your-api-key", "YOUR_PASSWORD_HERE", "xxxxxxxxxxxx", "example-secret-1", "${PASSWORD1}",
+     "sk-xxxxxxxxxxxx", "<your key 1>", "********", "get_secret(name2)", "cfg.get(key2).strip()"],
+)  # fmt: skip
+def test_placeholders_and_code_are_no_secrets(value: str) -> None:
+    assert rules_fired(f"password: {value}") == set()
+    assert "(" in value or rules_fired(f'api_key = "{value}"') == set()
 
 
 SYSTEM_PROMPTS = {

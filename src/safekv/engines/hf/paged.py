@@ -160,10 +160,14 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
     def can_store_request_tokens(
         self, state: RequestState, request_len: int, dry_run: bool = False
     ) -> bool:
-        """Whether the new tokens fit, after evicting exactly what they lack."""
+        """Whether the new tokens fit the budget, after evicting exactly what they lack.
+
+        The budget counts charges, which are never less than the blocks in use: what fits it
+        fits the pool too.
+        """
         allocator = self._allocator
         needed = allocator.needs_new_blocks(state.request_id, state.current_len(), request_len)
-        lacking = needed - self._unused_blocks()
+        lacking = needed - self._free_blocks()
         if lacking > 0:
             if lacking > self._warden.evictable_blocks():
                 return False
@@ -173,7 +177,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
 
     def count_storable_requests(self, list_blocks_needed: list[dict[str, int]]) -> int:
         """How many of these requests fit one after another, counting what can be evicted."""
-        room = self._unused_blocks() + self._warden.evictable_blocks()
+        room = self._free_blocks() + self._warden.evictable_blocks()
         for n, needed in enumerate(list_blocks_needed):
             room -= needed[FULL_ATTENTION]
             if room < 0:
@@ -182,7 +186,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
 
     def compute_free_capacity(self, relative: bool = True) -> int | float:
         """Free capacity in bytes, or as a share of the whole; evictable blocks are free."""
-        free = self._unused_blocks() + self._warden.evictable_blocks()
+        free = self._free_blocks() + self._warden.evictable_blocks()
         if relative:
             return free / max(1, int(self._allocator.num_blocks))
         return int(free * self._allocator.bytes_per_block)
@@ -190,6 +194,18 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
     def evict_cached_blocks(self) -> bool:
         """Nothing: eviction happens block by block, when and as far as a request needs it."""
         return False
+
+    def _free_blocks(self) -> int:
+        """What is left of the budget: all blocks, less the tree's charges and running tables."""
+        charged = self._warden.charged_blocks() + self._running_blocks()
+        return int(self._allocator.num_blocks) - charged
+
+    def _running_blocks(self) -> int:
+        """Blocks in running requests' tables that the tree does not own. O(requests)."""
+        return sum(
+            len(table) - (held.stored_blocks if (held := self._held.get(request_id)) else 0)
+            for request_id, table in self._allocator.block_table.items()
+        )
 
     def _unused_blocks(self) -> int:
         allocator = self._allocator
@@ -201,20 +217,17 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         for request_id in list(self._allocator.block_table):
             self.free_blocks(request_id)
         if clear_ledgers:
-            freed = self._warden.evict(self._warden.stored_blocks())
+            freed = self._warden.evict(self._warden.charged_blocks())
             self.pool.free_blocks(self._allocator.index, freed)
 
     def check(self) -> None:
         """Raise `IsolationBroken` unless every block is in exactly one place. O(blocks)."""
         self._warden.check()
-        running = 0
-        for request_id, table in self._allocator.block_table.items():
-            held = self._held.get(request_id)
-            running += len(table) - (held.stored_blocks if held is not None else 0)
-        total = self._unused_blocks() + running + self._warden.stored_blocks()
-        if total != self._allocator.num_blocks:
+        total = self._unused_blocks() + self._running_blocks() + self._warden.stored_blocks()
+        if total != self._allocator.num_blocks or self._free_blocks() < 0:
             raise IsolationBroken(
-                f"{self._allocator.num_blocks} blocks, but {total} are accounted for"
+                f"{self._allocator.num_blocks} blocks, {total} accounted for, "
+                f"{self._free_blocks()} left of the budget"
             )
 
 
