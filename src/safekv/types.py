@@ -18,10 +18,9 @@ TOKEN_BYTES: Final = 4
 
 
 class Scope(Enum):
-    """Who may reuse a run of blocks. `SHARED` is a value of its own, so that a
-    missing tenant (`None`, `""`) can never be mistaken for everyone."""
+    """A holder that is no tenant. `SHARED` is a value of its own, so that a missing tenant
+    (`None`, `""`) can never be mistaken for everyone."""
 
-    PRIVATE = "private"
     SHARED = "shared"
 
 

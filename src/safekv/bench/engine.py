@@ -35,10 +35,10 @@ from safekv.warden import WardenConfig
 class EnginePlan:
     """How much is measured: `rounds` of one miss, `hits` hits and one batch for each side."""
 
-    rounds: int = 12
-    hits: int = 3
+    rounds: int = 20
+    hits: int = 8
     prompt_tokens: int = 513
-    batch_requests: int = 6
+    batch_requests: int = 4
     batch_prompt_tokens: int = 160
     batch_new_tokens: int = 12
     seed: int = 7
@@ -127,7 +127,7 @@ async def _run(side: Side, prompts: Sequence[list[int]], new_tokens: int) -> tup
 
 @dataclass(slots=True)
 class Samples:
-    """Raw measurements of one side, one entry per round."""
+    """Raw measurements of one side; the n-th of each list was taken beside the peer's n-th."""
 
     ttft_miss_s: list[float] = field(default_factory=list)
     ttft_hit_s: list[float] = field(default_factory=list)
@@ -135,37 +135,47 @@ class Samples:
 
 
 async def _round(
-    side: Side, samples: Samples, plan: EnginePlan, prompt: list[int], batch: list[list[int]]
+    sides: Sequence[Side],
+    samples: dict[str, Samples],
+    plan: EnginePlan,
+    prompt: list[int],
+    batch: list[list[int]],
 ) -> None:
-    miss_s, _ = await _run(side, [prompt], 1)
-    hits = [(await _run(side, [prompt], 1))[0] for _ in range(plan.hits)]
-    _, total_s = await _run(side, batch, plan.batch_new_tokens)
-    samples.ttft_miss_s.append(miss_s)
-    samples.ttft_hit_s.append(statistics.median(hits))
+    """One miss, `plan.hits` hits and one batch on each side, turn by turn."""
+    for side in sides:
+        miss_s, _ = await _run(side, [prompt], 1)
+        samples[side.name].ttft_miss_s.append(miss_s)
+    for turn in range(plan.hits):
+        for side in sides if turn % 2 else reversed(sides):
+            hit_s, _ = await _run(side, [prompt], 1)
+            samples[side.name].ttft_hit_s.append(hit_s)
     tokens = sum(len(p) for p in batch) + plan.batch_new_tokens * len(batch)
-    samples.throughput_tok_s.append(tokens / total_s)
+    for side in sides:
+        _, total_s = await _run(side, batch, plan.batch_new_tokens)
+        samples[side.name].throughput_tok_s.append(tokens / total_s)
 
 
 async def _measure(
     sides: list[Side], vocabulary: int, plan: EnginePlan, progress: Callable[[int, int], None]
 ) -> dict[str, Samples]:
     rng = random.Random(plan.seed)  # noqa: S311 - prompts of a benchmark, not a secret
-    samples = {side.name: Samples() for side in sides}
 
     def draw(n: int) -> list[int]:
         return [rng.randrange(100, vocabulary) for _ in range(n)]
 
-    for side in sides:  # one round each that does not count
-        await _round(side, Samples(), plan, draw(plan.prompt_tokens), [draw(64)])
+    def fresh() -> dict[str, Samples]:
+        return {side.name: Samples() for side in sides}
+
+    samples = fresh()
+    await _round(sides, fresh(), plan, draw(plan.prompt_tokens), [draw(64)])  # does not count
     for n in range(plan.rounds):
-        prompt = draw(plan.prompt_tokens)
         common = draw(plan.batch_prompt_tokens // 2)
         batch = [
             common + draw(plan.batch_prompt_tokens - len(common))
             for _ in range(plan.batch_requests)
         ]
-        for side in sides if n % 2 == 0 else reversed(sides):
-            await _round(side, samples[side.name], plan, prompt, batch)
+        order = sides if n % 2 == 0 else sides[::-1]
+        await _round(order, samples, plan, draw(plan.prompt_tokens), batch)
         progress(n + 1, plan.rounds)
     return samples
 
@@ -192,7 +202,7 @@ async def run(
     """Measure both loops and return medians, paired ratios with intervals, and raw samples.
 
     The safekv side runs in `selective` mode with its detector, so its whole cost counts.
-    Takes about `rounds` × 10 s on two CPU cores. Raises `ModelError` like the engine.
+    Takes about `rounds` × 12 s on two CPU cores. Raises `ModelError` like the engine.
     """
     cache, settings = CacheConfig(capacity_blocks=1024), HFConfig()
     engine = HFEngine(

@@ -22,7 +22,7 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--model", default="smollm2-135m-instruct", show_default=True)
-@click.option("--rounds", default=12, show_default=True, type=click.IntRange(2))
+@click.option("--rounds", default=20, show_default=True, type=click.IntRange(2))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--out", type=click.Path(path_type=Path), help="Append the record to this file.")
 def engine(model: str, rounds: int, as_json: bool, out: Path | None) -> None:

@@ -66,10 +66,11 @@ class Warden:
         self._emit(Stored(lease.tenant, new, duplicates))
         return stored
 
-    def submit(self, lease: Lease, prompt: bytes) -> None:
-        """Step 7: count a computed prompt and hand it to the detector, without waiting.
+    def computed(self, lease: Lease, prompt: bytes) -> PromptJob | None:
+        """Count a prompt that was computed; what the detector should see of it, if anything.
 
-        Generated tokens never come here: they stay private until someone sends them.
+        The tenant becomes a holder of what it read. `None` when nothing is left to decide:
+        no full block, all of them shared already, or a mode that never promotes.
         """
         n_tokens, width = len(prompt) // TOKEN_BYTES, self.block_tokens
         hit, own = len(lease.blocks) * width, lease.own_blocks * width
@@ -78,9 +79,17 @@ class Warden:
             shared = self._tree.shared_blocks_of(prompt)
         self._emit(Admitted(lease.tenant, n_tokens, hit, own))
         full = n_tokens // width
-        undecided = full > shared and self.config.mode is Mode.SELECTIVE
-        if self._on_prompt is not None and undecided:
-            self._on_prompt(PromptJob(lease.tenant, prompt, full))
+        if full <= shared or self.config.mode is not Mode.SELECTIVE:
+            return None
+        return PromptJob(lease.tenant, prompt, full)
+
+    def submit(self, job: PromptJob) -> None:
+        """Step 7: hand a prompt to the detector, without waiting.
+
+        Generated tokens never come here: they stay private until someone sends them.
+        """
+        if self._on_prompt is not None:
+            self._on_prompt(job)
 
     def release(self, lease: Lease) -> None:
         """Step 6, last: let the lease's blocks be evicted again. Safe to call twice."""

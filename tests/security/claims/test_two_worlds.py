@@ -79,8 +79,6 @@ def attackers_view(mode: Mode, program: list[Step], budget: int = 10_000) -> lis
     warden = Warden(
         WardenConfig(mode=mode), CacheConfig(block_tokens=BLOCK, capacity_blocks=10_000)
     )
-    jobs: list[PromptJob] = []
-    warden.on_prompt(jobs.append)
     ids, view = count(), []
     for step in program:
         if step is None:
@@ -94,10 +92,9 @@ def attackers_view(mode: Mode, program: list[Step], budget: int = 10_000) -> lis
         warden.evict(max(0, warden.charged_blocks() + n_full - len(lease.blocks) - budget))
         mine = [*lease.blocks, *(BlockId(next(ids)) for _ in range(n_full - len(lease.blocks)))]
         warden.store(lease, pack_tokens(step.prompt[: n_full * BLOCK]), mine)
-        warden.submit(lease, tokens)
+        if job := warden.computed(lease, tokens):
+            warden.settle(job, verdicts(job))
         warden.release(lease)
-        while jobs:
-            warden.settle(job := jobs.pop(), verdicts(job))
         warden.check()
     return view
 

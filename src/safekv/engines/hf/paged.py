@@ -19,7 +19,7 @@ from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 from safekv.cache import Lease
 from safekv.errors import IsolationBroken, ModelError
 from safekv.types import BlockId, TenantId, pack_tokens
-from safekv.warden import Warden
+from safekv.warden import PromptJob, Warden
 
 
 @dataclass(slots=True)
@@ -94,6 +94,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         self._warden = warden
         self._admissions = admissions
         self._held: dict[str, _Held] = {}
+        self._jobs: list[PromptJob] = []
 
     # -- reuse and storage -----------------------------------------------------------------
 
@@ -117,7 +118,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         return len(lease.blocks) * page
 
     def mark_complete_blocks(self, state: RequestState, complete_blocks: dict[str, int]) -> None:
-        """Step 6: store the blocks that the last forward pass filled, and hand in the prompt."""
+        """Step 6: store the blocks that the last forward pass filled; remember whole prompts."""
         held = self._held.get(state.request_id)
         table = self._allocator.block_table.get(state.request_id)
         if held is None or table is None:
@@ -129,8 +130,14 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
             self._store(held, table, state, held.stored_blocks + new)
         if not admission.submitted and state.position_offset >= admission.prompt_tokens:
             admission.submitted = True
-            prompt = state.initial_tokens[: admission.prompt_tokens]
-            self._warden.submit(held.lease, pack_tokens(prompt))
+            prompt = pack_tokens(state.initial_tokens[: admission.prompt_tokens])
+            if job := self._warden.computed(held.lease, prompt):
+                self._jobs.append(job)
+
+    def submit_jobs(self) -> None:
+        """Step 7: hand in the prompts computed in the last step, now that their tokens are out."""
+        while self._jobs:
+            self._warden.submit(self._jobs.pop())
 
     def _store(self, held: _Held, table: list[int], state: RequestState, n_blocks: int) -> None:
         n_tokens = n_blocks * self._allocator.tokens_per_page
@@ -233,6 +240,12 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
 
 class PatientScheduler(FIFOScheduler):  # type: ignore[misc]
     """First come, first served, without throwing the whole cache away under pressure."""
+
+    def clear_cancelled_requests(self) -> list[RequestState]:
+        """The first thing in every turn of the loop, after the last step's tokens went out."""
+        self.cache.submit_jobs()
+        cancelled: list[RequestState] = super().clear_cancelled_requests()
+        return cancelled
 
     def schedule_batch(
         self, token_budget: int, cache_budget: int

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
-from tokenizers.decoders import DecodeStream
+from tokenizers.decoders import ByteLevel, DecodeStream
 
 from safekv.detect.base import Document
 from safekv.types import unpack_tokens
@@ -37,21 +38,47 @@ class PromptText:
         self._tokenizer = tokenizer.backend_tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
         self._block_tokens = block_tokens
+        # Only here does a piece decode to the same text alone as in its context.
+        self._by_piece = isinstance(self._tokenizer.decoder, ByteLevel)
 
     def document(self, job: PromptJob) -> Document:
-        """The document of `job`. O(tokens), about 2 µs per token; off the request path.
+        """The document of `job`. O(tokens), off the request path.
 
         A block that ends inside a character ends behind that character, so that what begins
         with it is seen in both blocks.
         """
+        tokens = unpack_tokens(job.tokens)
+        document = self._pieced(tokens, job.full_blocks) if self._by_piece else None
+        return document or self._streamed(tokens, job.full_blocks)
+
+    def _pieced(self, tokens: list[int], full_blocks: int) -> Document | None:
+        """Decode the pieces between block ends and special tokens, in one call that lets other
+        threads run. `None` when a piece does not decode by itself: it ends in a character."""
+        cuts, starts = self._cuts(tokens)
+        pieces = [tokens[a:b] for a, b in pairwise(cuts)]
+        texts: list[str] = self._tokenizer.decode_batch(pieces, skip_special_tokens=False)
+        if any(UNDECODABLE in text for text in texts):
+            return None
+        offsets = dict(zip(cuts, accumulate(map(len, texts), initial=0), strict=True))
+        ends = (offsets[n * self._block_tokens] for n in range(1, full_blocks + 1))
+        return Document("".join(texts), tuple(ends), tuple(sorted({offsets[a] for a in starts})))
+
+    def _cuts(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        """Positions between pieces, first and last included, and those where messages start."""
+        starts = [i for i, token in enumerate(tokens) if token in self._special]
+        edges = range(0, len(tokens), self._block_tokens)
+        return sorted({0, len(tokens), *starts, *edges}), [0, *starts]
+
+    def _streamed(self, tokens: list[int], full_blocks: int) -> Document:
+        """Decode token by token, about 2 µs each."""
         text = _Text(self._tokenizer)
         ends: list[int] = []
         starts = [0]
-        for i, token in enumerate(unpack_tokens(job.tokens), start=1):
+        for i, token in enumerate(tokens, start=1):
             if token in self._special and text.length > starts[-1]:
                 starts.append(text.length)
             text.add(token)
-            if i % self._block_tokens == 0 and len(ends) < job.full_blocks:
+            if i % self._block_tokens == 0 and len(ends) < full_blocks:
                 ends.append(text.length + text.holds_back)
         whole = text.finish()
         return Document(whole, tuple(min(end, len(whole)) for end in ends), tuple(starts))
