@@ -212,6 +212,12 @@ def test_selective_needs_a_detector(tiny_dir: Path) -> None:
         )
 
 
+async def test_a_cache_larger_than_memory_is_refused(tiny_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="more than memory holds"):
+        async with running(tiny_dir, Mode.ISOLATED, capacity_blocks=100_000_000):
+            pass
+
+
 async def test_models_with_sliding_windows_are_refused(tiny_dir: Path, tmp_path: Path) -> None:
     """Their blocks cannot be shared by prefix, so starting says so instead of misbehaving."""
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
@@ -287,3 +293,23 @@ def test_documents_of_broken_text_stay_linear_and_whole(tiny_dir: Path) -> None:
                 for n, end in enumerate(document.block_ends, start=1):
                     whole = tokenizer.decode(ids[: n * block]).rstrip("\N{REPLACEMENT CHARACTER}")
                     assert end >= len(whole)
+
+
+def test_both_ways_of_decoding_give_the_same_document(tiny_dir: Path) -> None:
+    """The quick way, piece by piece, cuts text, blocks and messages where the exact way does."""
+    from transformers import AutoTokenizer
+
+    from safekv.engines.hf.text import PromptText
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_dir)
+    chat = [{"role": role, "content": f"  {PARAGRAPH}\n\tcafé 42 "} for role in ("system", "user")]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    for block in (5, 16, 32):
+        text = PromptText(tokenizer, block)
+        full = len(ids) // block
+        quick, exact = text._pieced(list(ids), full), text._streamed(list(ids), full)
+        assert exact.text == tokenizer.decode(ids, skip_special_tokens=False)
+        assert len(exact.message_starts) >= 4
+        if quick is not None:
+            assert quick == exact
+    assert text._pieced(list(ids), full) is not None, "the quick way must be taken at all"

@@ -81,7 +81,13 @@ class HFEngine:
         self._loaded = load(self._source, self._engine)
         loop = SelectiveLoop(self._loaded.model, self._cache, self._engine, self.warden)
         # Builds the cache in this thread, so that a model it cannot serve is refused here.
-        loop.warmup()
+        try:
+            loop.warmup()
+        except MemoryError as error:
+            raise ConfigError(
+                f"cache.capacity_blocks is {self._cache.capacity_blocks}, more than memory holds",
+                "use fewer blocks",
+            ) from error
         loop.start()
         self._loop = loop
 
