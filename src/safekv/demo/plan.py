@@ -21,11 +21,11 @@ class StoryPlan:
 
     honest_tenants: int = 5
     follow_ups: int = 1
-    answer_tokens: int = 6
+    answer_tokens: int = 4
     targets: int = 8
     calibrations: int = 3
-    card_candidates: int = 14
-    project_candidates: int = 8
+    card_candidates: int = 10
+    project_candidates: int = 6
     settle_s: float = 1.5
     promotion_wait_s: float = 5.0
     seed: int = 20
