@@ -16,7 +16,8 @@ class StoryPlan:
     letter the victim sends `targets`, nobody sends as many decoys, and the attacker measures
     `calibrations` hits and misses of its own. `settle_s` is the pause in which promotion may
     happen, a little more than one epoch. `seed` fixes secrets and orders, so that all modes
-    see the same requests.
+    see the same requests. A mode has `mode_s` seconds, its server's start included; where that
+    is too short, targets and candidates are fewer than planned.
     """
 
     honest_tenants: int = 5
@@ -28,6 +29,7 @@ class StoryPlan:
     project_candidates: int = 6
     settle_s: float = 1.5
     promotion_wait_s: float = 5.0
+    mode_s: float = 72.0
     seed: int = 20
 
     def __post_init__(self) -> None:
@@ -37,6 +39,8 @@ class StoryPlan:
             )
         if not 0 <= self.follow_ups <= len(FOLLOW_UPS):
             raise ConfigError(f"follow_ups is {self.follow_ups}", f"use 0 to {len(FOLLOW_UPS)}")
+        if not self.mode_s > 0:
+            raise ConfigError(f"mode_s is {self.mode_s}", "use more than 0 seconds")
         for name in ("targets", "calibrations", "card_candidates", "project_candidates"):
             if getattr(self, name) < 2:
                 raise ConfigError(f"{name} is {getattr(self, name)}", "use 2 or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from safekv.attack.target import Target
 from safekv.bench.record import environment
 from safekv.demo.operator import Operator
+from safekv.demo.pace import Pace
 from safekv.demo.plan import StoryPlan
 from safekv.demo.process import Running, free_port, serve_command, serving
 from safekv.demo.result import ModeResult
@@ -59,26 +61,31 @@ def play(
 ) -> Performance:
     """Serve `model` in each of `modes` and play the story there.
 
-    Takes about a minute per mode on two CPU cores with a 135M model. No server outlives the
+    Takes at most `plan.mode_s` per mode, unless the machine is too slow even for the shortest
+    story; what one mode leaves over is the next ones'. No server outlives the
     call. Raises `EngineError` when one does not start or dies, `TargetError` when it answers
     wrongly. Server output is appended to `log` if given.
     """
     where = environment()
+    start_s = time.perf_counter()
     results: dict[Mode, ModeResult] = {}
     with tempfile.TemporaryDirectory(prefix="safekv-demo-") as home:
         staging = Staging.prepare(Path(home), plan)
-        for mode in modes:
+        for place, mode in enumerate(modes):
             hear(mode, Stage.START, 0, 1)
+            now_s = time.perf_counter()
+            left_s = start_s + plan.mode_s * len(modes) - now_s
+            pace = Pace(now_s + left_s / (len(modes) - place))
             port = free_port()
             command = serve_command(model, mode, port, staging.keys_file)
             with serving(command, port, log=log) as server:
-                results[mode], name = _play_on(server, mode, plan, staging, hear)
+                results[mode], name = _play_on(server, mode, plan, staging, hear, pace)
             where["model"] = name
     return Performance(results, {**where, "plan": asdict(plan)})
 
 
 def _play_on(
-    server: Running, mode: Mode, plan: StoryPlan, staging: Staging, hear: Hear
+    server: Running, mode: Mode, plan: StoryPlan, staging: Staging, hear: Hear, pace: Pace
 ) -> tuple[ModeResult, str]:
     operator = Operator(server, staging.operator_key)
     model_id = operator.model_id()
@@ -91,4 +98,4 @@ def _play_on(
         def told(stage: Stage, done: int, of: int) -> None:
             hear(mode, stage, done, of)
 
-        return Story(mode, plan, speak, operator, told).play(), model_id
+        return Story(mode, plan, speak, operator, told, pace=pace).play(), model_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -14,6 +14,7 @@ from safekv.attack.prompt_recovery import CONTROLS, recover
 from safekv.attack.target import Message, Probe
 from safekv.attack.timing import threshold
 from safekv.demo.operator import Counters, Watcher
+from safekv.demo.pace import Pace
 from safekv.demo.plan import StoryPlan
 from safekv.demo.result import AttackerTimes, Guessing, HonestTraffic, ModeResult
 from safekv.demo.texts import (
@@ -30,6 +31,9 @@ from safekv.types import Mode
 VICTIM, ATTACKER, SECOND_READER, WARMER = "victim", "attacker", "second-reader", "warm-up"
 POLL_S = 0.2
 SECOND_LOOKS = 1
+LEAST_TARGETS, LEAST_GUESSES = 4, 4
+# What a guess stage costs beyond one request per candidate: first controls, one second look.
+GUESS_EXTRA = CONTROLS + 3 * SECOND_LOOKS
 T = TypeVar("T")
 
 
@@ -109,12 +113,25 @@ class Script:
         groups = {name: tuple(islice(secrets, size)) for name, size in sizes.items()}
         return cls(form=form, opener=opener, truth=rng.choice(groups["candidates"]), **groups)
 
+    def with_targets(self, count: int) -> Script:
+        """The same script with at most `count` targets and as many decoys."""
+        return replace(self, targets=self.targets[:count], decoys=self.decoys[:count])
+
+    def with_candidates(self, count: int) -> Script:
+        """The same script with at most `count` candidates; the truth keeps its relative place."""
+        if count >= len(self.candidates):
+            return self
+        place = self.candidates.index(self.truth) * count // len(self.candidates)
+        others = [c for c in self.candidates if c != self.truth][: count - 1]
+        return replace(self, candidates=(*others[:place], self.truth, *others[place:]))
+
 
 class Story:
     """Plays one mode's story against a fresh server and measures it.
 
     `speak` gives a tenant's line by name. Requests go out one at a time, so that no time
-    depends on somebody else's. `pause` waits for some seconds.
+    depends on somebody else's. `pause` waits for some seconds. On a machine too slow for
+    `pace` there are fewer letters, probes and candidates.
     """
 
     def __init__(
@@ -125,6 +142,7 @@ class Story:
         operator: Watcher,
         hear: Hear,
         pause: Callable[[float], None] = time.sleep,
+        pace: Pace | None = None,
     ) -> None:
         self._mode = mode
         self._plan = plan
@@ -132,6 +150,7 @@ class Story:
         self._operator = operator
         self._hear = hear
         self._pause = pause
+        self._pace = pace or Pace()
         self._rng = random.Random(f"{plan.seed}/order")  # noqa: S311 - a story, not a key
         self._scripts = {form: Script.draw(form, plan) for form in Form}
 
@@ -142,7 +161,9 @@ class Story:
         honest = self._honest_part()
         self._victim_writes()
         times = self._attacker_measures()
+        self._fit_candidates(Form.CARD, reserve=LEAST_GUESSES + GUESS_EXTRA)
         card = self._guess(Stage.GUESS_CARD, Form.CARD, times.cut)
+        self._fit_candidates(Form.PROJECT)
         project = self._guess(Stage.GUESS_PROJECT, Form.PROJECT, times.cut)
         seconds = time.perf_counter() - start
         return ModeResult(self._mode, honest, times, card, project, seconds)
@@ -209,7 +230,9 @@ class Story:
         return times
 
     def _ask(self, name: str, turns: Sequence[str]) -> Probe:
-        return self._speak(name).ttft(conversation(*turns), max_tokens=self._plan.answer_tokens)
+        answer = self._speak(name).ttft(conversation(*turns), max_tokens=self._plan.answer_tokens)
+        self._pace.note(answer.ttft_s)
+        return answer
 
     def _outputs_equal(self, histories: Sequence[Sequence[str]]) -> bool:
         """Whether another tenant gets the very same answer to the last question."""
@@ -220,6 +243,7 @@ class Story:
 
     def _victim_writes(self) -> None:
         """The secrets in whole letters; the other targets, to save time, in short ones."""
+        self._fit_targets()
         letters = []
         for form, script in self._scripts.items():
             letters += [Letter(form, secret).short for secret in script.targets]
@@ -230,10 +254,36 @@ class Story:
         # Long enough for a wrong promotion to happen before the attacker looks.
         self._pause(self._plan.settle_s)
 
+    def _fit_targets(self) -> None:
+        """Keep as many targets as leave time to calibrate and to guess.
+
+        Each costs a letter and two probes per form.
+        """
+        calibration = len(Form) * (1 + 2 * self._plan.calibrations)
+        guessing = self._plan.card_candidates + self._plan.project_candidates
+        reserve = len(Form) * (1 + GUESS_EXTRA) + calibration + guessing
+        count = self._pace.fitting(
+            3 * len(Form), LEAST_TARGETS, self._plan.targets, reserve=reserve
+        )
+        for form, script in self._scripts.items():
+            self._scripts[form] = script.with_targets(count)
+
+    def _fit_candidates(self, form: Form, *, reserve: int = 0) -> None:
+        script = self._scripts[form]
+        count = self._pace.fitting(
+            1, LEAST_GUESSES, len(script.candidates), reserve=GUESS_EXTRA + reserve
+        )
+        self._scripts[form] = script.with_candidates(count)
+
     def _attacker_measures(self) -> AttackerTimes:
         hits, misses = self._calibrate()
         times: dict[bool, list[float]] = {True: [], False: []}
-        for letter, sent in self._each(Stage.PROBE, self._probing_order()):
+        order = self._probing_order()
+        guessing = self._plan.card_candidates + self._plan.project_candidates
+        probes = self._pace.fitting(
+            1, 2 * len(Form) * LEAST_TARGETS, len(order), reserve=guessing + 2 * GUESS_EXTRA
+        )
+        for letter, sent in self._each(Stage.PROBE, order[: probes // 2 * 2]):
             times[sent].append(self._probe(letter.short))
         return AttackerTimes(
             hit_s=hits,
@@ -274,7 +324,9 @@ class Story:
         return tuple(hits), tuple(misses)
 
     def _probe(self, text: str) -> float:
-        return self._speak(ATTACKER).ttft(conversation(text)).ttft_s
+        ttft_s = self._speak(ATTACKER).ttft(conversation(text)).ttft_s
+        self._pace.note(ttft_s)
+        return ttft_s
 
     def _guess(self, stage: Stage, form: Form, cut: float) -> Guessing:
         script = self._scripts[form]

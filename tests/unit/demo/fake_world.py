@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from safekv.attack.target import Message, Probe
+from safekv.demo.pace import Pace
 from safekv.demo.plan import StoryPlan
 from safekv.demo.result import ModeResult
 from safekv.demo.story import Stage, Story
@@ -53,6 +55,8 @@ class World:
     sent: list[tuple[str, str]] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
     rng: random.Random = field(default_factory=lambda: random.Random(3))
+    clock_s: float = 0.0
+    slowness: float = 1.0
 
     def speak(self, name: str) -> Voice:
         return Voice(self, name)
@@ -62,6 +66,7 @@ class World:
 
     def pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
+        self.clock_s += seconds
         self.shared |= self.pending
         self.pending.clear()
 
@@ -74,7 +79,8 @@ class World:
         self.hit[name] += hits * BLOCK_CHARS
         self._store(name, prefixes)
         ttft_s = FIXED_S + PER_CHAR_S * (len(text) - hits * BLOCK_CHARS)
-        ttft_s += self.rng.uniform(0, self.noise_s)
+        ttft_s = (ttft_s + self.rng.uniform(0, self.noise_s)) * self.slowness
+        self.clock_s += ttft_s
         salt = name if name in self.differing else ""
         reply = hashlib.sha256((text + salt).encode()).hexdigest()[:12]
         return Probe(ttft_s, ttft_s, reply, None)
@@ -86,8 +92,9 @@ class World:
         if self.mode is Mode.SELECTIVE:
             self.pending |= {p for p in prefixes if "letter" not in p}
 
-    def play(self, plan: StoryPlan) -> ModeResult:
-        return Story(self.mode, plan, self.speak, self, ignore, self.pause).play()
+    def play(self, plan: StoryPlan, deadline: float = math.inf) -> ModeResult:
+        pace = Pace(deadline, lambda: self.clock_s)
+        return Story(self.mode, plan, self.speak, self, ignore, self.pause, pace).play()
 
 
 @dataclass

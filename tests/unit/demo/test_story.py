@@ -6,7 +6,16 @@ import pytest
 
 from safekv.demo.plan import StoryPlan
 from safekv.demo.result import ModeResult
-from safekv.demo.story import ATTACKER, VICTIM, Script, Stage, Story, cast_names
+from safekv.demo.story import (
+    ATTACKER,
+    LEAST_GUESSES,
+    LEAST_TARGETS,
+    VICTIM,
+    Script,
+    Stage,
+    Story,
+    cast_names,
+)
 from safekv.demo.texts import Form, Letter
 from safekv.errors import ConfigError
 from safekv.types import Mode
@@ -104,6 +113,41 @@ def test_without_promotion_selective_waits_and_goes_on(plan: StoryPlan) -> None:
     assert result.honest.promoted_blocks == 0
 
 
+def _effort(result: ModeResult) -> int:
+    return len(result.times.target_s) + result.card.candidates + result.project.candidates
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("slowness", [1.0, 1.5, 2.0])
+def test_a_slow_machine_plays_a_shorter_story_in_time(
+    plan: StoryPlan, mode: Mode, slowness: float
+) -> None:
+    whole = World(mode, slowness=slowness)
+    planned = whole.play(plan)
+    short = World(mode, slowness=slowness)
+    result = short.play(plan, deadline=0.9 * whole.clock_s)
+    assert short.clock_s <= 0.96 * whole.clock_s
+    assert len(result.times.target_s) == len(result.times.decoy_s)
+    assert len(result.times.target_s) >= 2 * LEAST_TARGETS
+    assert _effort(result) < _effort(planned)
+    assert result.card.recovered == result.project.recovered == (mode is Mode.UNSAFE_GLOBAL)
+
+
+def test_a_machine_too_slow_for_the_shortest_story_still_plays_that(plan: StoryPlan) -> None:
+    result = World(Mode.ISOLATED).play(plan, deadline=0.0)
+    assert len(result.times.target_s) == 2 * LEAST_TARGETS
+    assert result.card.candidates == result.project.candidates == LEAST_GUESSES
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 10, 11])
+def test_a_shorter_list_of_candidates_still_holds_the_truth(plan: StoryPlan, count: int) -> None:
+    whole = Script.draw(Form.CARD, plan)
+    short = whole.with_candidates(count)
+    assert short.truth in short.candidates
+    assert len(set(short.candidates)) == min(count, len(whole.candidates))
+    assert set(short.candidates) <= set(whole.candidates)
+
+
 def test_a_differing_output_is_reported() -> None:
     assert World(Mode.ISOLATED).play(StoryPlan.quick()).honest.outputs_equal
     odd = World(Mode.ISOLATED, differing=frozenset({"second-reader"}))
@@ -125,7 +169,9 @@ def test_everybody_who_speaks_has_a_key(plan: StoryPlan) -> None:
     assert {name for name, _ in world.sent} == set(cast_names(plan))
 
 
-@pytest.mark.parametrize("wrong", [{"honest_tenants": 1}, {"follow_ups": 9}, {"targets": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"honest_tenants": 1}, {"follow_ups": 9}, {"targets": 0}, {"mode_s": 0}]
+)
 def test_impossible_plans_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         replace(StoryPlan(), **wrong)
