@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final, NewType
+from typing import Final, NewType, cast
 
 TenantId = NewType("TenantId", str)
 """A trust boundary (an organisation, not a login). Comes only from an authenticated credential."""
@@ -38,6 +38,18 @@ class Verdict(Enum):
     PRIVATE = "private"
     SHAREABLE = "shareable"
     UNSURE = "unsure"
+
+
+def pack_blocks(blocks: Iterable[BlockId]) -> bytes:
+    """`blocks` as uint32 bytes. O(n). Raises `OverflowError` for ids that do not fit."""
+    return array("I", blocks).tobytes()
+
+
+def unpack_blocks(packed: bytes | bytearray) -> list[BlockId]:
+    """The inverse of `pack_blocks`. O(n)."""
+    ids = array("I")
+    ids.frombytes(packed)
+    return cast(list[BlockId], ids.tolist())
 
 
 def pack_tokens(token_ids: Iterable[int]) -> bytes:

@@ -79,7 +79,7 @@ async def settled(engine: HFEngine, blocks: int) -> None:
 
 async def idle(engine: HFEngine) -> None:
     """Wait until no request holds a block; fails after ten seconds."""
-    await until(lambda: not (engine.warden.stats().locked_blocks or engine.loop.admissions.by_id))
+    await until(lambda: not (engine.warden.stats().leases or engine.loop.admissions.by_id))
 
 
 @contextlib.asynccontextmanager

@@ -1,63 +1,108 @@
-"""Which claim lapses first: the one that its own holder used least recently."""
+"""Which block a holder loses first: the one it used least recently, from the end of a run on.
+
+Every holder evicts within its own account, by its own uses. So what a tenant can keep is a
+function of what it did itself, whoever else stores the same text.
+"""
 
 from __future__ import annotations
 
-import heapq
-from itertools import count
+from math import ceil
 
-from safekv.cache.node import Holder, Node
-from safekv.types import Scope
+from safekv.cache.node import Node
+from safekv.cache.quota import Account
+from safekv.cache.structure import Structure
 
 
-class ClaimQueue:
-    """Claims in order of last use, exact, with lazy updates.
+def lapse(structure: Structure, account: Account, n_blocks: int) -> int:
+    """Let the oldest claims of a tenant lapse, block by block, until `n_blocks` are gone.
 
-    Every claim that may lapse has one entry. A use does not touch the queue: an entry that
-    turns out to be older than its claim is put back with the claim's own time. `push` and
-    `pop` are O(log claims) amortised.
+    Returns how many are: fewer when the rest is locked, never more than asked. A claim that
+    is locked in full leaves the queue; `PrefixTree.release` puts it back.
     """
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Node, Holder]] = []
-        self._order = count()
-
-    def push(self, node: Node, holder: Holder) -> None:
-        """Make a claim a candidate. Does nothing if it is one already."""
-        hold = node.holds[holder]
-        if not hold.queued:
-            hold.queued = True
-            heapq.heappush(self._heap, (hold.last_used, next(self._order), node, holder))
-
-    def pop(self) -> tuple[Node, Holder] | None:
-        """The least recently used claim that may lapse, or `None`.
-
-        The caller lets it lapse or pushes it again. Claims that may not lapse now leave the
-        queue; whoever changes that pushes them again.
-        """
-        while self._heap:
-            entered, _, node, holder = heapq.heappop(self._heap)
-            hold = node.holds.get(holder)
-            if hold is None:
-                continue
-            hold.queued = False
-            if not may_lapse(node, holder):
-                continue
-            if hold.last_used > entered:
-                self.push(node, holder)
-                continue
-            return node, holder
-        return None
+    left, floor = n_blocks, structure.ledger.floor_blocks(account)
+    while left > 0 and (claim := account.pop(floor)) is not None:
+        node, size = claim.node, claim.node.size
+        older = claim.steps[0][0] if claim.steps else 0
+        keep = max(structure.locked_blocks(node, account), older, size - left)
+        if claim.reused < size:
+            keep = max(keep, claim.reused)
+        elif account.reused_blocks > floor:
+            # At the floor it is the turn of a fresh one, if there is any.
+            keep = max(keep, size - ceil(account.reused_blocks - floor))
+        if keep < size:
+            structure.shorten(node, account, keep)
+            left -= size - keep
+    return n_blocks - left
 
 
-def may_lapse(node: Node, holder: Holder) -> bool:
-    """Whether nothing depends on the claim, and it is charged at all.
+def reclaim(structure: Structure, n_blocks: int) -> None:
+    """Free `n_blocks` blocks for others: from the tenants furthest over their quota first.
 
-    A tenant's claim on a shared run costs nothing and ends with the run itself, which stays
-    while anything hangs below it.
+    Each loses its own oldest blocks, also those that someone else holds too and that free
+    nothing: sparing these would tell a tenant that its text is someone else's as well.
     """
-    if node.parent is None:
-        return False
-    hold = node.holds[holder]
-    if holder is Scope.SHARED:
-        return not node.children and not hold.locks
-    return not node.shared and not hold.locks and not hold.children
+    ledger, goal = structure.ledger, structure.blocks - n_blocks
+    spent: set[Account] = set()
+    while structure.blocks > goal:
+        accounts = [a for a in ledger if a not in spent and a.charged_blocks]
+        if not accounts:
+            return
+        account = max(accounts, key=lambda a: a.charged_blocks / max(1, ledger.quota_blocks(a)))
+        wanted = structure.blocks - goal
+        over = account.charged_blocks - ledger.quota_blocks(account)
+        if not lapse(structure, account, min(wanted, over) if over > 0 else wanted):
+            spent.add(account)
+
+
+def demote(structure: Structure, top: Node) -> int:
+    """Return the shared part of the subtree from `top` on to the tenants. O(subtree).
+
+    Returns how many blocks are no longer shared.
+    """
+    parent, key = top.parent, top.key
+    assert parent is not None, "the root is never shared"
+    shared = set(_shared_from(top))
+    for account in structure.ledger:
+        # Oldest first: the order must not depend on where others cut the tree.
+        for lease in account.leases:
+            if lease.node in shared:
+                structure.adopt(lease)
+                shared.add(lease.node)
+    demoted = 0
+    # Adopting may have cut `top`, so it is looked up again.
+    for node in reversed(_shared_from(parent.children[key])):
+        demoted += node.size
+        structure.unshare(node)
+    return demoted
+
+
+def replace_shared(structure: Structure, n_blocks: int, keep: Node) -> int:
+    """Demote the ends of the least recently used shared runs until `n_blocks` are gone.
+
+    `keep`, the end of the run about to grow, is spared. Called at epoch ticks only. Returns how
+    many blocks left the pool.
+    """
+    pool, left, spared = structure.ledger.pool, n_blocks, None
+    while left > 0 and (claim := pool.pop(0)) is not None:
+        node = claim.node
+        if node is keep:
+            spared = node
+            continue
+        cut = max(claim.steps[0][0] if claim.steps else 0, node.size - left)
+        if cut > 0:
+            structure.split(node, cut)
+        left -= demote(structure, node)
+    if spared is not None:
+        structure.offer(spared, pool)
+    return n_blocks - left
+
+
+def _shared_from(top: Node) -> list[Node]:
+    """The shared nodes of a subtree, parents first."""
+    found, todo = list[Node](), [top]
+    while todo:
+        node = todo.pop()
+        if node.shared:
+            found.append(node)
+            todo += node.children.values()
+    return found

@@ -2,49 +2,121 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
 
-from safekv.types import BlockId, Scope, TenantId
+from safekv.types import TOKEN_BYTES, Scope, TenantId
 
 Holder = TenantId | Scope
 """A tenant, or `Scope.SHARED` for the pool of shared runs, which is nobody's own."""
 
+NO_CHILDREN: Final[Mapping[bytes, Node]] = MappingProxyType({})
 
-@dataclass(slots=True, eq=False)
-class Hold:
-    """One holder's claim on one node: when it last used it, and what depends on it.
 
-    `locks` counts the leases that need this claim, `children` the child nodes on which the
-    same holder has a claim too. A claim without either may lapse.
+class Claim:
+    """One holder's claim on one run: when that holder last used each of its blocks.
+
+    A use covers a prefix, so the time of a block is that of the latest use which reached it.
+    `used` is the time of the last block; `steps` are the (length, time) of later uses that
+    ended further up, longest first, or `None` where there are none. The first `reused` blocks
+    were matched again since they were claimed. `before` and `behind` are its neighbours in the
+    holder's order of use, `None` for a claim that is not in it.
     """
 
-    last_used: int
-    locks: int = 0
-    children: int = 0
-    queued: bool = False
+    __slots__ = ("before", "behind", "reused", "steps", "used")
+
+    def __init__(self, used: int) -> None:
+        self.used = used
+        self.reused = 0
+        self.steps: list[tuple[int, int]] | None = None
+        self.before: Claim | None = None
+        self.behind: Claim | None = None
+
+    @property
+    def node(self) -> Node:
+        """The run that is claimed."""
+        raise NotImplementedError
+
+    @property
+    def below(self) -> int:
+        """How many of the node's children the same holder has a claim on."""
+        raise NotImplementedError
+
+    @property
+    def latest(self) -> int:
+        """The time of the latest use of any of the blocks."""
+        return self.steps[-1][1] if self.steps else self.used
+
+    def mark(self, n_blocks: int, size: int, now: int) -> None:
+        """The first `n_blocks` of `size` were used at `now`. Later uses stay as they are."""
+        if n_blocks == size and self.steps is None:
+            self.used = max(self.used, now)
+            return
+        times = [(size, self.used), *(self.steps or ())]
+        longer = [step for step in times if step[0] > n_blocks]
+        if longer and longer[-1][1] >= now:
+            return
+        later = [step for step in times if step[0] <= n_blocks and step[1] > now]
+        if not later or later[0][0] < n_blocks:
+            later = [(n_blocks, now), *later]
+        (_, self.used), *steps = *longer, *later
+        self.steps = steps or None
+
+    def shorten(self, keep: int) -> None:
+        """Forget the blocks behind the first `keep`: uses that ended there count in full now."""
+        self.reused = min(self.reused, keep)
+        while self.steps and self.steps[0][0] >= keep:
+            self.used = self.steps.pop(0)[1]
+        self.steps = self.steps or None
+
+    def split_off(self, upper: Claim, n: int) -> None:
+        """Move what concerns the first `n` blocks to `upper`, a fresh claim on these."""
+        upper.reused = min(self.reused, n)
+        self.reused -= upper.reused
+        steps = self.steps or ()
+        upper.used = max([self.used, *(time for length, time in steps if length >= n)])
+        upper.steps = [step for step in steps if step[0] < n] or None
+        self.steps = [(length - n, time) for length, time in steps if length > n] or None
+
+    def absorb(self, upper: Claim, n: int) -> None:
+        """Take over `upper`, the same holder's claim on the `n` blocks just above."""
+        self.reused += upper.reused  # what lies above a re-used block is re-used in full
+        before = [(n, upper.used), *(upper.steps or ())]
+        kept = [step for step in before if step[1] > self.latest]
+        steps = [(length + n, time) for length, time in self.steps or ()]
+        self.steps = [*steps, *kept] or None
 
 
-@dataclass(slots=True, eq=False)
-class Node:
+class Node(Claim):
     """A run of consecutive full blocks that one set of tenants holds.
 
-    `tokens` are the run's tokens as int32 bytes, `blocks` its KV, one id per block. `holds`
-    are the claims of the tenants in whose own cache the run lies: they computed it, or read
-    it as part of a prompt of theirs. A shared run also has the claim of `Scope.SHARED`.
+    `key` is the tokens of the first block, under which the parent files it, `rest` those of
+    the others, `blocks` the KV of all of them: int32 bytes each. A private run of one tenant
+    is its own claim, which keeps a node small: `owner` is that tenant and `holds` is `None`.
+    Otherwise `holds` has a claim per holder, and a shared run also that of `Scope.SHARED`.
 
     `safekv.cache.check` enforces:
 
     * children are keyed by the tokens of their first block, so content has one path;
-    * holders only shrink downwards, and a shared node's parent is shared;
-    * a claim counts the leases and the claims below it, so one without any may lapse
-      without looking further.
+    * holders only shrink downwards, but for runs that everybody may read; a shared node's
+      parent is shared;
+    * a claim counts the claims below it, so one without any may lapse.
     """
 
-    tokens: bytes = field(repr=False)
-    blocks: list[BlockId]
-    holds: dict[Holder, Hold]
-    parent: Node | None = field(default=None, repr=False)
-    children: dict[bytes, Node] = field(default_factory=dict, repr=False)
+    __slots__ = ("blocks", "children", "holds", "key", "owner", "parent", "rest")
+
+    def __init__(
+        self, key: bytes, rest: bytes, blocks: bytes, parent: Node | None, used: int = 0
+    ) -> None:
+        super().__init__(used)
+        self.key = key
+        self.rest = rest
+        self.blocks = blocks
+        self.parent = parent
+        self.children: Mapping[bytes, Node] = NO_CHILDREN
+        self.owner: TenantId | None = None
+        self.holds: dict[Holder, Share] | None = None
 
     def visible_to(self, tenant: TenantId) -> bool:
         """Whether `tenant` may reuse this run. O(1).
@@ -52,63 +124,105 @@ class Node:
         Visibility is decided here and nowhere else. A run that is not visible is not
         refused but absent: the walk ends as if nobody had ever sent it.
         """
-        return Scope.SHARED in self.holds or tenant in self.holds
+        holds = self.holds
+        if holds is None:
+            return self.owner == tenant
+        return tenant in holds or Scope.SHARED in holds
+
+    @property
+    def node(self) -> Node:
+        return self
+
+    @property
+    def below(self) -> int:
+        return len(self.children)
+
+    @property
+    def size(self) -> int:
+        """How many blocks the run has."""
+        return len(self.blocks) // TOKEN_BYTES
 
     @property
     def shared(self) -> bool:
         """Whether every tenant may reuse this run."""
-        return Scope.SHARED in self.holds
+        return self.holds is not None and Scope.SHARED in self.holds
 
-    def payer(self, tenant: TenantId) -> Holder:
-        """Whose claim a lease of `tenant` needs: the shared pool's where there is one."""
-        return Scope.SHARED if self.shared else tenant
+    @property
+    def born(self) -> int:
+        """By which promotion the run became shared, 0 if it is private."""
+        share = self.holds.get(Scope.SHARED) if self.holds else None
+        return share.born if share is not None else 0
 
-    def payers(self) -> list[tuple[Holder, Hold]]:
-        """The claims that are charged for this run, each with its full length.
+    def claim(self, holder: Holder) -> Claim | None:
+        """The claim of `holder`, if it has one."""
+        if self.holds is None:
+            return self if self.owner == holder else None
+        return self.holds.get(holder)
 
-        A private run is charged to every holder, although its blocks exist once. So what
-        one tenant can keep never depends on whether another sent the same text.
+    def holders(self) -> Iterable[Holder]:
+        """Everybody with a claim."""
+        if self.holds is not None:
+            return self.holds.keys()
+        return () if self.owner is None else (self.owner,)
+
+    def tokens(self) -> bytes:
+        """The run's tokens as int32 bytes. Copies."""
+        return self.key + self.rest
+
+    def add_child(self, child: Node) -> None:
+        """File `child` under the tokens of its first block, in place of any other."""
+        if isinstance(self.children, dict):
+            self.children[child.key] = child
+        else:
+            self.children = {child.key: child}
+
+    def remove_child(self, child: Node) -> None:
+        assert isinstance(self.children, dict), "a node without children lost one"
+        del self.children[child.key]
+        if not self.children:
+            self.children = NO_CHILDREN
+
+    def common_blocks(self, tokens: bytes, start: int, skip: int, limit: int) -> int:
+        """How many blocks behind the first `skip` equal `tokens` from byte `start` on.
+
+        At most `limit`. Tokens are compared, never hashes. O(run).
         """
-        if self.shared:
-            return [(Scope.SHARED, self.holds[Scope.SHARED])]
-        return list(self.holds.items())
-
-    def common_blocks(self, tokens: bytes, start: int, limit: int, width: int) -> int:
-        """How many leading blocks equal `tokens` from byte `start` on, at most `limit`.
-
-        `width` is a block's size in bytes. Tokens are compared, never hashes. O(run).
-        """
-        n = min(len(self.blocks), limit)
-        if self.tokens.startswith(tokens[start : start + n * width]):
+        width = len(self.key)
+        mine = self.tokens()[skip * width :] if skip else self.tokens()
+        n = min(self.size - skip, limit)
+        if mine.startswith(tokens[start : start + n * width]):
             return n
         low, high = 0, n  # blocks [0, low) are equal, blocks [0, high] are not all equal
         while high - low > 1:
             middle = (low + high) // 2
-            if self.tokens.startswith(tokens[start : start + middle * width]):
+            if mine.startswith(tokens[start : start + middle * width]):
                 low = middle
             else:
                 high = middle
         return low
 
-    def split_at(self, n: int, width: int) -> Node:
-        """Cut the first `n` blocks off into a new parent, and return it. O(run).
 
-        Both halves keep their claims and locks: a split moves a boundary and never changes
-        who may read a block or whether it may be evicted. This object stays the lower half,
-        so a lease that points at it still covers what it covered.
-        """
-        assert self.parent is not None, "the root holds no blocks to split"
-        assert 0 < n < len(self.blocks), f"cannot split {len(self.blocks)} blocks at {n}"
-        upper = Node(
-            tokens=self.tokens[: n * width],
-            blocks=self.blocks[:n],
-            holds={
-                holder: Hold(hold.last_used, hold.locks, children=1)
-                for holder, hold in self.holds.items()
-            },
-            parent=self.parent,
-        )
-        self.parent.children[upper.tokens[:width]] = upper
-        self.tokens, self.blocks, self.parent = self.tokens[n * width :], self.blocks[n:], upper
-        upper.children[self.tokens[:width]] = self
-        return upper
+class Share(Claim):
+    """A claim on a run that has several holders, or that is shared.
+
+    `born` says by which promotion the shared pool got the run; 0 for a tenant's claim.
+    """
+
+    __slots__ = ("_below", "_node", "born")
+
+    def __init__(self, node: Node, used: int, below: int = 0, born: int = 0) -> None:
+        super().__init__(used)
+        self._node = node
+        self._below = below
+        self.born = born
+
+    @property
+    def node(self) -> Node:
+        return self._node
+
+    @property
+    def below(self) -> int:
+        return self._below
+
+    def count_below(self, change: int) -> None:
+        self._below += change

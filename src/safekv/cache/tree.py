@@ -1,380 +1,392 @@
 """The prefix tree: one tree of content over all tenants' blocks.
 
 The path of a prompt exists once, whoever sent it. A node says who holds it, and a tenant's
-walk ends at the first node that is not visible to it. Memory is charged as if every holder
-had a copy of its own, and each holder's claims age by its own use alone: so what a tenant can
-keep tells it how much others store, and never what.
+walk ends at the first node that is not visible to it. Each tenant has a virtual cache: what it
+keeps is decided by its own uses and its own quota alone, as if it had the memory to itself.
 
-All mutable state is the nodes, the queue of claims and four counters; nothing here locks or
-blocks, so the owner serialises calls.
+Nothing here locks or blocks, so the owner serialises calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
-from safekv.cache.check import check_nodes
-from safekv.cache.eviction import ClaimQueue, may_lapse
-from safekv.cache.node import Hold, Holder, Node
-from safekv.errors import CacheError, IsolationBroken
-from safekv.types import TOKEN_BYTES, BlockId, Scope, TenantId
+from safekv.cache.check import check_structure
+from safekv.cache.config import CacheConfig
+from safekv.cache.eviction import demote, lapse, reclaim, replace_shared
+from safekv.cache.input import packed_blocks, require_tokens
+from safekv.cache.lease import Lease
+from safekv.cache.node import Node
+from safekv.cache.paths import shared_path, visible_blocks
+from safekv.cache.quota import Account, Ledger
+from safekv.cache.stats import TreeStats
+from safekv.cache.structure import Structure
+from safekv.errors import CacheError
+from safekv.types import TOKEN_BYTES, BlockId, TenantId, unpack_blocks
 
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A matched prefix that cannot be evicted until it is released.
-
-    `blocks` are the matched blocks in order; the first `own_blocks` of them lie in the
-    tenant's own cache, so only these may show in what the tenant is told.
-    """
-
-    tenant: TenantId
-    blocks: list[BlockId]
-    own_blocks: int
-    node: Node = field(repr=False)
-    released: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TreeStats:
-    """Sizes at one moment.
-
-    `blocks` exist; `charged_blocks` count a private run once per holder, and of these
-    `locked_blocks` lie under a lease and cannot be evicted.
-    """
-
-    nodes: int
-    blocks: int
-    charged_blocks: int
-    locked_blocks: int
-    shared_blocks: int
+COMPACT_STEP = 4
 
 
 class PrefixTree:
-    """A path-compressed radix tree of token blocks with holders, leases and LRU eviction.
+    """A path-compressed radix tree of token blocks with holders, leases and virtual caches.
 
     Follows the unified radix tree of the SafeKV paper (arXiv 2508.08438, section on the
     memory manager), with per-tenant claims in place of one owner.
     """
 
-    def __init__(self, block_tokens: int) -> None:
-        self.block_tokens = block_tokens
-        self._width = block_tokens * TOKEN_BYTES
-        self._root = Node(b"", [], {Scope.SHARED: Hold(0)})
-        self._claims = ClaimQueue()
-        self._clock = 0
-        self._nodes = 0
-        self._blocks = 0
-        self._charged = 0
-        self._locked = 0
+    def __init__(self, config: CacheConfig) -> None:
+        self.config = config
+        self.block_tokens = config.block_tokens
+        self._width = config.block_tokens * TOKEN_BYTES
+        self._ledger = Ledger(config)
+        self._at = Structure(self._width, self._ledger)
+
+    def open(self, tenant: TenantId, quota_blocks: int | None = None) -> None:
+        """Give `tenant` a virtual cache of `quota_blocks`, by default an equal share.
+
+        A tenant that was not opened gets its cache on first use. Opening one makes the equal
+        shares smaller, which those who lose can feel: open all tenants at the start. Raises
+        `CacheError` when there is no room for it.
+        """
+        self._ledger.open(
+            tenant, self.config.quota_blocks if quota_blocks is None else quota_blocks
+        )
 
     # -- reading ---------------------------------------------------------------------------
 
-    def match(self, tenant: TenantId, tokens: bytes, max_blocks: int) -> Lease:
+    def match(self, tenant: TenantId, tokens: bytes, max_blocks: int | None = None) -> Lease:
         """The longest run of blocks that begins `tokens` and is visible to `tenant`.
 
-        At most `max_blocks` blocks. Locks what it found until `release`, and nothing more: a
-        run that matches in part is cut there, so that its rest can still be evicted. Who may
-        read what does not change. O(matched tokens).
+        At most `max_blocks` blocks. Locks what it found until `release`, and nothing more.
+        Changes no structure: only the times of use, and only on the last node. O(matched nodes),
+        each one comparison of memory. Raises `CacheError` for an impossible tenant and for
+        tokens that are not whole int32 values.
         """
-        self._clock += 1
-        node, own = self._root, 0
-        blocks: list[BlockId] = []
-        limit = min(max_blocks, len(tokens) // self._width)
-        while len(blocks) < limit:
-            start = len(blocks) * self._width
-            child = node.children.get(tokens[start : start + self._width])
+        account = self._ledger.get(tenant)
+        width, root = self._width, self._at.root
+        limit = len(tokens) if max_blocks is None else min(len(tokens), max_blocks * width)
+        require_tokens(tokens, max_blocks)
+        at, node, tail = 0, root, 0
+        first: Node | None = None
+        while at + width <= limit:
+            child = node.children.get(tokens[at : at + width])
             if child is None or not child.visible_to(tenant):
                 break
-            n = child.common_blocks(tokens, start, limit - len(blocks), self._width)
-            node = self._cut(child, n)
-            # Holders shrink downwards, so own blocks come first.
-            own += n if tenant in node.holds else 0
-            blocks += node.blocks
-            self._touch(node, tenant)
-        self._lock(node, tenant)
-        return Lease(tenant, blocks, own, node)
+            first = first or child
+            end = at + width + len(child.rest)
+            if end > limit or not tokens.startswith(child.rest, at + width):
+                node, tail = child, child.common_blocks(tokens, at, 0, (limit - at) // width)
+                at += tail * width
+                break
+            node, at, tail = child, end, 0
+        tail = tail or node.size
+        n_blocks = at // width
+        lease = Lease(tenant, tokens, n_blocks, 0, node, tail)
+        if first is not None:
+            lease.own_blocks = self._use(account, lease, first.shared)
+        account.leases[lease] = None
+        self._at.lock(lease)
+        return lease
+
+    def _use(self, account: Account, lease: Lease, shared: bool) -> int:
+        """Mark the tenant's deepest claim used, and note the deepest shared run if there is one.
+
+        Returns how many of the blocks are the tenant's own.
+        """
+        own, n, at, n_blocks = -1, lease.tail, lease.node, lease.n_blocks
+        while at.parent is not None and (own < 0 or shared):
+            if own < 0 and (claim := at.claim(account.holder)) is not None:
+                own = n_blocks
+                self._at.reuse(at, account, n)
+                claim.mark(n, at.size, account.tick())
+                if claim.used == account.clock:
+                    account.used_now(claim)
+            if shared and at.shared:
+                self._ledger.pool.note_read(at, n, lease.tokens, n_blocks)
+                shared = False
+            n_blocks -= n
+            at = at.parent
+            n = at.size
+        return max(own, 0)
 
     def shared_blocks_of(self, tokens: bytes) -> int:
         """How many leading blocks of `tokens` everyone may read already. O(tokens)."""
-        node, found, limit = self._root, 0, len(tokens) // self._width
-        while found < limit:
-            start = found * self._width
-            child = node.children.get(tokens[start : start + self._width])
-            if child is None or not child.shared:
-                break
-            n = child.common_blocks(tokens, start, limit - found, self._width)
-            found += n
-            node = child
-            if n < len(child.blocks):
-                break
-        return found
+        return shared_path(self._at.root, self._width, tokens)[1]
 
     # -- writing ---------------------------------------------------------------------------
 
     def insert(self, lease: Lease, tokens: bytes, blocks: Sequence[BlockId]) -> list[BlockId]:
-        """Store `blocks`, the KV of all full blocks of `tokens`, as held by the lease's tenant.
+        """Store `blocks`, the KV of the blocks of `tokens` behind what the lease covers.
 
-        Returns the stored blocks of the path: where another copy was there already it is
-        that one, and the caller frees its own. New runs are private. The lease then covers
-        the whole path. O(tokens). Raises `CacheError` when the lease is released or the
-        sizes disagree; nothing was changed then.
+        `tokens` are all tokens from the start on, and begin with those of the lease. Returns
+        the blocks that are not needed, because the same content was there already: the caller
+        frees them and uses those that the lease names now. New runs are private, and the lease
+        covers them. Blocks the tenant used least recently lapse where its quota is full;
+        `take_freed` has what nobody holds any more.
+
+        O(new tokens + nodes passed). Raises `CacheError` when the lease is released, the sizes
+        disagree, a block id is negative, or the quota cannot hold the blocks; nothing was stored
+        then.
         """
-        if lease.released:
-            raise CacheError("insert on a released lease", "admit the request again")
-        if len(tokens) != len(blocks) * self._width:
-            raise CacheError(
-                f"{len(blocks)} blocks do not match {len(tokens) // TOKEN_BYTES} tokens",
-                f"pass only full blocks of {self.block_tokens} tokens",
-            )
-        self._clock += 1
-        node, stored = self._join_path(lease.tenant, tokens, len(blocks))
-        new = blocks[len(stored) :]
-        if new:
-            node = self._append(node, lease, tokens[len(stored) * self._width :], new)
-        self._lock(node, lease.tenant)
-        self._unlock(lease.node, lease.tenant)
-        lease.node = node
-        return [*stored, *new]
+        packed = packed_blocks(lease, tokens, blocks, self.block_tokens)
+        account = self._ledger.get(lease.tenant)
+        self._make_room(account, len(blocks))
+        self._at.adopt(lease)
+        now, n_new = account.tick(), len(blocks)
+        node, tail, done = self._pass_stored(lease, tokens, n_new, account, now)
+        if done < n_new:
+            at = (lease.n_blocks + done) * self._width
+            node = self._append(node, tail, account, tokens[at:], packed[done * TOKEN_BYTES :])
+            tail = node.size
+        self._at.unlock(lease)
+        lease.node, lease.tail, lease.tokens = node, tail, tokens
+        lease.n_blocks += n_new
+        self._at.lock(lease)
+        claim = node.claim(lease.tenant)
+        if claim is not None and n_new:
+            claim.mark(tail, node.size, now)
+            if claim.used == now:
+                account.used_now(claim)
+        self._at.compact(COMPACT_STEP)
+        return unpack_blocks(packed[: done * TOKEN_BYTES])
 
-    def adopt(self, lease: Lease, tokens: bytes) -> None:
-        """Make the lease's tenant a holder of everything it matched. O(matched tokens).
+    def _pass_stored(
+        self, lease: Lease, tokens: bytes, n_new: int, account: Account, now: int
+    ) -> tuple[Node, int, int]:
+        """Walk on from the end of `lease` over blocks that are stored already, and hold them.
+
+        At most `n_new` blocks. Returns the last node, how far it was passed, and the blocks.
+        """
+        node, tail, done = lease.node, lease.tail, 0
+        while done < n_new:
+            at = (lease.n_blocks + done) * self._width
+            if tail == node.size:
+                child = node.children.get(tokens[at : at + self._width])
+                if child is None:
+                    break
+                n = child.common_blocks(tokens, at, 0, n_new - done)
+                if child.claim(lease.tenant) is None:
+                    child = self._at.split(child, n)
+                    self._at.hold(child, account, now)
+                node, tail = child, n
+            else:
+                n = node.common_blocks(tokens, at, tail, n_new - done)
+                if not n:
+                    break
+                tail += n
+            done += n
+        return node, tail, done
+
+    def _append(
+        self, node: Node, tail: int, account: Account, tokens: bytes, blocks: bytes
+    ) -> Node:
+        """Add a run behind the first `tail` blocks of `node`: in place where that is its end."""
+        if tail < node.size:
+            node = self._at.split(node, tail)
+        elif not node.children and node.holds is None and node.owner == account.holder:
+            self._at.extend(node, account, tokens, blocks)
+            return node
+        return self._at.append(node, account, tokens, blocks)
+
+    def _make_room(self, account: Account, n_blocks: int) -> None:
+        ceiling = self._ledger.ceiling_blocks(account)
+        lacking = account.charged_blocks + n_blocks - ceiling
+        if lacking <= 0 or not n_blocks:
+            return
+        if lacking > account.charged_blocks - self._locked(account):
+            raise CacheError(
+                f"{n_blocks} blocks do not fit the {ceiling} blocks of tenant {account.holder}",
+                "raise its quota (cache.quota_blocks) or cache.capacity_blocks",
+            )
+        lapse(self._at, account, lacking)
+
+    def adopt(self, lease: Lease) -> None:
+        """Make the lease's tenant a holder of everything it matched. O(nodes not yet held).
 
         Alone on the machine it would have computed these blocks, so from now on they count
-        as its own. `tokens` are the prompt's.
+        as its own.
         """
-        if not lease.released and lease.own_blocks < len(lease.blocks):
-            self._clock += 1
-            self._join_path(lease.tenant, tokens, len(lease.blocks))
+        if not lease.released:
+            self._at.adopt(lease)
+
+    def release(self, lease: Lease) -> None:
+        """Unlock what the lease covers. Once; releasing again does nothing. O(log claims)."""
+        if not lease.released:
+            lease.released = True
+            account = self._ledger.get(lease.tenant)
+            account.leases.pop(lease, None)
+            self._at.unlock(lease)
+            self._at.offer(lease.node, account)
 
     def promote(self, tenant: TenantId, tokens: bytes, n_blocks: int) -> int:
         """Share the first `n_blocks` blocks of `tokens`, as far as `tenant` can see them.
 
         Labels only: no block is copied or recomputed. What is shared stays prefix-closed,
-        since the walk starts at the root and stops at the first block it cannot take. It counts
-        as used now. Returns how many blocks became shared. O(tokens).
+        since the walk starts at the root and stops at the first block it cannot take. Where
+        the pool is full, runs that were read least recently leave it, as of the last epochs;
+        what still does not fit stays private. Returns how many blocks became shared.
         """
-        self._clock += 1
-        node, done, promoted = self._root, 0, 0
-        limit = min(n_blocks, len(tokens) // self._width)
-        while done < limit:
-            start = done * self._width
-            child = node.children.get(tokens[start : start + self._width])
-            if child is None or not child.visible_to(tenant):
-                break
-            n = child.common_blocks(tokens, start, limit - done, self._width)
-            node = self._cut(child, n)
-            done += n
-            if not node.shared:
-                self._share(node)
-                promoted += n
-        return promoted
+        root, width = self._at.root, self._width
+        last, start, _ = shared_path(root, width, tokens, n_blocks)
+        reach = visible_blocks(root, width, tenant, tokens, n_blocks)
+        if reach <= start:
+            return 0
+        reach = min(reach, start + self._ledger.ceiling_blocks(self._ledger.pool))
+        lacking = reach - start - self._pool_room()
+        if lacking > 0:
+            replace_shared(self._at, lacking, last)
+        reach = min(reach, start + max(0, self._pool_room()))
+        self._ledger.pool.tick()
+        node, done = root, 0
+        while done < reach:
+            child = node.children[tokens[done * width : (done + 1) * width]]
+            n = min(child.size, reach - done)
+            if not child.shared:
+                child = self._at.split(child, n)
+                self._at.share(child)
+            node, done = child, done + n
+        self._enforce()
+        return reach - start
 
-    def release(self, lease: Lease) -> None:
-        """Unlock what the lease covers. Once; releasing again does nothing. O(depth)."""
-        if not lease.released:
-            lease.released = True
-            self._unlock(lease.node, lease.tenant)
+    def _pool_room(self) -> int:
+        pool = self._ledger.pool
+        return self._ledger.ceiling_blocks(pool) - pool.charged_blocks
 
-    def evict(self, n_blocks: int) -> list[BlockId]:
-        """Let the least recently used claims lapse until `n_blocks` charged blocks are free.
+    def demote(self, tokens: bytes, keep_blocks: int = 0) -> int:
+        """Make private again what is shared of `tokens` behind the first `keep_blocks` blocks,
+        and everything shared below it.
 
-        Returns the blocks that nobody holds any more: as many or fewer. Lapses never more than
-        asked, less when the rest is locked; 0 is always safe. A run is shortened from its end, so
-        what stays is still a usable prefix.
+        Those who hold a run keep it, and are charged for it. Returns the demoted blocks.
         """
-        freed: list[BlockId] = []
-        left = n_blocks
-        while left > 0 and (claim := self._claims.pop()) is not None:
-            node, holder = claim
-            dropped = min(left, len(node.blocks))
-            left -= dropped
-            self._charged -= dropped
-            freed += self._lapse(node, holder, len(node.blocks) - dropped)
+        if keep_blocks < 0:
+            raise CacheError(f"keep_blocks is {keep_blocks}", "use 0 or more")
+        node, found, tail = shared_path(self._at.root, self._width, tokens, keep_blocks + 1)
+        if found <= keep_blocks:
+            return 0
+        if tail > 1:
+            self._at.split(node, tail - 1)
+        demoted = demote(self._at, node)
+        self._enforce()
+        return demoted
+
+    def evict(self, n_blocks: int, tenant: TenantId | None = None) -> list[BlockId]:
+        """Let claims of `tenant` lapse until `n_blocks` of its quota are free, oldest first.
+
+        Without a tenant: free `n_blocks` blocks, from those furthest over their quota first.
+        Returns the blocks that nobody holds any more. Never more lapses than asked, less when the
+        rest is locked. A run is shortened from its end, so what stays is still a usable prefix.
+        """
+        if tenant is None:
+            reclaim(self._at, n_blocks)
+        else:
+            lapse(self._at, self._ledger.get(tenant), n_blocks)
+        self._at.compact(COMPACT_STEP)
+        return self.take_freed()
+
+    def forget(self, tenant: TenantId) -> list[BlockId]:
+        """Remove every claim of `tenant`, and its account; returns the blocks it held alone.
+
+        What is shared stays, since it is nobody's own. Raises `CacheError` while the tenant has
+        leases; nothing was removed then. An unknown tenant has nothing. O(its nodes).
+        """
+        if tenant not in self._ledger:
+            return []
+        account = self._ledger.get(tenant)
+        if account.leases:
+            raise CacheError(
+                f"tenant {tenant} has {len(account.leases)} running requests",
+                "cancel or finish them first",
+            )
+        held, todo = list[Node](), [self._at.root]
+        while todo:
+            children = [c for c in todo.pop().children.values() if c.claim(tenant) is not None]
+            held += children
+            todo += children
+        for node in reversed(held):
+            self._at.drop(node, account)
+        self._ledger.close(tenant)
+        return self.take_freed()
+
+    def take_freed(self) -> list[BlockId]:
+        """The blocks that nobody holds any more, each once. The caller owns them again."""
+        freed = unpack_blocks(self._at.freed)
+        self._at.freed.clear()
         return freed
+
+    def end_epoch(self) -> None:
+        """Start a new epoch: reads of shared runs count as newer than those before."""
+        pool = self._ledger.pool
+        for tokens, n_blocks, now in pool.take_reads():
+            node, found, tail = shared_path(self._at.root, self._width, tokens, n_blocks)
+            if found:
+                pool.read(node, tail, now)
+        pool.end_epoch()
+
+    def compact(self, n_nodes: int | None = None) -> int:
+        """Merge runs that no longer differ, `n_nodes` candidates or all; how many are left."""
+        return self._at.compact(len(self._at.loose) * 2 + 1 if n_nodes is None else n_nodes)
+
+    def _enforce(self) -> None:
+        """Bring tenants back under their ceilings after the pool gave runs back to them."""
+        for account in self._ledger:
+            over = account.charged_blocks - self._ledger.ceiling_blocks(account)
+            if over > 0:
+                lapse(self._at, account, over)
 
     # -- facts -----------------------------------------------------------------------------
 
-    @property
-    def evictable_blocks(self) -> int:
-        """How many charged blocks `evict` could free now. O(1)."""
-        return self._charged - self._locked
+    def room_blocks(self, tenant: TenantId) -> int:
+        """How many more blocks `tenant` may hold now without losing any. O(1)."""
+        account = self._ledger.get(tenant)
+        return self._ledger.ceiling_blocks(account) - account.charged_blocks
 
-    @property
-    def charged_blocks(self) -> int:
-        """What the tree costs of the budget: a private run once per holder. O(1)."""
-        return self._charged
+    def locked_blocks(self, tenant: TenantId) -> int:
+        """How many blocks `tenant` is charged for and cannot lose. O(nodes under its leases)."""
+        return self._locked(self._ledger.get(tenant))
+
+    def _locked(self, account: Account) -> int:
+        locked: dict[Node, int] = {}
+        for lease in account.leases:
+            node, covered = lease.node, lease.tail
+            while node.parent is not None and locked.get(node, 0) < covered:
+                locked[node] = covered
+                node = node.parent
+                covered = node.size
+        return sum(n for node, n in locked.items() if not node.shared)
 
     @property
     def stored_blocks(self) -> int:
-        """How many blocks the tree holds; never more than it charges. O(1)."""
-        return self._blocks
+        """How many blocks the tree holds. O(1)."""
+        return self._at.blocks
+
+    @property
+    def freed_blocks(self) -> int:
+        """How many blocks wait for `take_freed`. O(1)."""
+        return len(self._at.freed) // TOKEN_BYTES
+
+    def charged_blocks(self, tenant: TenantId) -> int:
+        """How many blocks `tenant` is charged for. O(1)."""
+        return self._ledger.get(tenant).charged_blocks
+
+    def quota_blocks(self, tenant: TenantId) -> int:
+        """What `tenant` is guaranteed. O(1)."""
+        return self._ledger.quota_blocks(self._ledger.get(tenant))
+
+    def ceiling_blocks(self, tenant: TenantId) -> int:
+        """What `tenant` may hold at most. O(1)."""
+        return self._ledger.ceiling_blocks(self._ledger.get(tenant))
 
     def stats(self) -> TreeStats:
-        """Sizes now. O(nodes)."""
-        shared = sum(len(n.blocks) for n in self._walk() if n.shared)
-        return TreeStats(self._nodes, self._blocks, self._charged, self._locked, shared)
+        """Sizes now. O(tenants)."""
+        return TreeStats.of(self._at)
 
     def check(self) -> None:
         """Raise `IsolationBroken` unless every structural invariant holds. O(tree).
 
         For tests and for idle moments; it changes nothing.
         """
-        check_nodes(self._root, self._walk(), self._width)
-        nodes = list(self._walk())
-        paid = [(len(n.blocks), hold.locks) for n in nodes for _, hold in n.payers()]
-        counted = (
-            len(nodes),
-            sum(len(n.blocks) for n in nodes),
-            sum(size for size, _ in paid),
-            sum(size for size, locks in paid if locks),
-        )
-        if counted != (self._nodes, self._blocks, self._charged, self._locked):
-            raise IsolationBroken("the tree's counters disagree with its nodes")
+        check_structure(self._at)
 
-    def _walk(self) -> Iterator[Node]:
-        todo = list(self._root.children.values())
-        while todo:
-            node = todo.pop()
-            yield node
-            todo += node.children.values()
-
-    # -- steps -----------------------------------------------------------------------------
-
-    def _cut(self, node: Node, n: int) -> Node:
-        """The first `n` blocks of `node` as a node of their own."""
-        if n == len(node.blocks):
-            return node
-        self._nodes += 1
-        return node.split_at(n, self._width)
-
-    def _touch(self, node: Node, tenant: TenantId) -> None:
-        """Mark the claims through which `tenant` uses `node`; nobody else's ages are moved."""
-        for holder in (tenant, Scope.SHARED):
-            if hold := node.holds.get(holder):
-                hold.last_used = self._clock
-
-    def _join_path(
-        self, tenant: TenantId, tokens: bytes, n_blocks: int
-    ) -> tuple[Node, list[BlockId]]:
-        """Make `tenant` a holder of `tokens` as far as they are stored, at most `n_blocks`.
-
-        Returns the last node taken and the stored blocks of the path so far.
-        """
-        node, stored = self._root, list[BlockId]()
-        while len(stored) < n_blocks:
-            start = len(stored) * self._width
-            child = node.children.get(tokens[start : start + self._width])
-            if child is None:
-                break
-            n = child.common_blocks(tokens, start, n_blocks - len(stored), self._width)
-            node = self._cut(child, n)
-            if tenant not in node.holds:
-                self._claim(node, tenant)
-                self._charged += 0 if node.shared else len(node.blocks)
-            self._touch(node, tenant)
-            stored += node.blocks
-        return node, stored
-
-    def _append(self, parent: Node, lease: Lease, tokens: bytes, blocks: Sequence[BlockId]) -> Node:
-        """Add a run below `parent`: in place when `parent` is the tenant's own open end.
-
-        Not in place when another lease needs `parent`: it would hold the new blocks too.
-        """
-        self._blocks += len(blocks)
-        self._charged += len(blocks)
-        if not parent.children and parent.holds.keys() == {lease.tenant}:
-            locks = parent.holds[lease.tenant].locks
-            if locks == int(lease.node is parent):
-                parent.tokens += tokens
-                parent.blocks += blocks
-                self._locked += len(blocks) if locks else 0
-                return parent
-        node = Node(tokens, list(blocks), {}, parent)
-        parent.children[tokens[: self._width]] = node
-        self._nodes += 1
-        self._claim(node, lease.tenant)
-        return node
-
-    def _claim(self, node: Node, holder: Holder) -> None:
-        """Add a claim of `holder` to `node`, whose parent it holds already."""
-        node.holds[holder] = Hold(self._clock)
-        if node.parent is not None and node.parent is not self._root:
-            node.parent.holds[holder].children += 1
-        self._offer(node, holder)
-
-    def _share(self, node: Node) -> None:
-        """Give `node` to everyone: the shared pool pays for it, and takes over its leases."""
-        size = len(node.blocks)
-        tenants = list(node.holds.values())
-        self._charged += size - size * len(tenants)
-        self._locked -= size * sum(1 for hold in tenants if hold.locks)
-        self._claim(node, Scope.SHARED)
-        pool = node.holds[Scope.SHARED]
-        pool.locks = sum(hold.locks for hold in tenants)
-        for hold in tenants:
-            hold.locks = 0
-        self._locked += size if pool.locks else 0
-
-    def _lapse(self, node: Node, holder: Holder, keep: int) -> list[BlockId]:
-        """End a claim behind the first `keep` blocks; return the blocks nobody holds then."""
-        if holder is Scope.SHARED or len(node.holds) == 1:
-            return self._truncate(node, holder, keep)
-        if keep:
-            self._cut(node, keep)  # `node` stays the lower part, which is given up
-        del node.holds[holder]
-        self._release_parent(node, [holder])
-        return []
-
-    def _truncate(self, node: Node, holder: Holder, keep: int) -> list[BlockId]:
-        freed = node.blocks[keep:][::-1]
-        self._blocks -= len(freed)
-        if keep:
-            del node.blocks[keep:]
-            node.tokens = node.tokens[: keep * self._width]
-            self._claims.push(node, holder)
-            return freed
-        parent = node.parent
-        assert parent is not None, "the root is never evicted"
-        del parent.children[node.tokens[: self._width]]
-        self._nodes -= 1
-        self._release_parent(node, list(node.holds))
-        node.parent = None
-        return freed
-
-    def _release_parent(self, node: Node, holders: list[Holder]) -> None:
-        """Claims of `holders` on `node` are gone: those above may be able to lapse now."""
-        parent = node.parent
-        if parent is None or parent is self._root:
-            return
-        for holder in holders:
-            parent.holds[holder].children -= 1
-            self._offer(parent, holder)
-        if parent.shared:
-            self._offer(parent, Scope.SHARED)
-
-    def _offer(self, node: Node, holder: Holder) -> None:
-        if may_lapse(node, holder):
-            self._claims.push(node, holder)
-
-    # -- locks -----------------------------------------------------------------------------
-
-    def _lock(self, node: Node, tenant: TenantId) -> None:
-        at: Node | None = node
-        while at is not None and at is not self._root:
-            hold = at.holds[at.payer(tenant)]
-            self._locked += 0 if hold.locks else len(at.blocks)
-            hold.locks += 1
-            at = at.parent
-
-    def _unlock(self, node: Node, tenant: TenantId) -> None:
-        at: Node | None = node
-        while at is not None and at is not self._root:
-            payer = at.payer(tenant)
-            hold = at.holds[payer]
-            hold.locks -= 1
-            if not hold.locks:
-                self._locked -= len(at.blocks)
-                self._offer(at, payer)
-            at = at.parent
+    def nodes(self) -> Iterator[Node]:
+        """All nodes, parents first, to read only."""
+        return self._at.walk()

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
+
+from safekv.cli.bench_eviction import eviction
+from safekv.cli.bench_tree import tree
+from safekv.cli.measuring import publish, steps
 
 
 @click.group()
 def bench() -> None:
     """Measure what the prefix cache costs."""
+
+
+bench.add_command(tree)
+bench.add_command(eviction)
 
 
 @bench.command()
@@ -42,28 +46,11 @@ def engine(model: str, rounds: int, as_json: bool, out: Path | None) -> None:
         source = resolve_model(model, progress=report)
     detector = RuleDetector.from_config(DetectConfig())
     plan = measured.EnginePlan(rounds=rounds)
-    with _rounds("safekv bench engine") as progress:
+    with steps("safekv bench engine") as progress:
         result = asyncio.run(measured.run(model_id(model), source, detector, plan, progress))
     record = {"benchmark": "engine", "model": model_id(model), **result}
     record["environment"] = environment()
-    if out is not None:
-        with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    if as_json:
-        click.echo(json.dumps(record))
-    else:
-        Console().print(_table(record))
-
-
-class Report(Protocol):
-    def __call__(self, done: int, total: int, /) -> None: ...
-
-
-@contextmanager
-def _rounds(title: str) -> Iterator[Report]:
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    publish(record, lambda it: Console().print(_table(it)), as_json=as_json, out=out)
 
 
 ROWS = {

@@ -34,6 +34,9 @@ COMMANDS: Final = {
     "demo": LazyCommand("safekv.cli.demo:demo", "Show what sharing leaks and what it saves."),
     "tenant": LazyCommand("safekv.cli.tenant:tenant", "Add, list and revoke tenant keys."),
     "models": LazyCommand("safekv.cli.models:models", "List, fetch and verify known models."),
+    "detect": LazyCommand(
+        "safekv.cli.detect:detect", "Check texts for private data and measure the detector."
+    ),
     "config": LazyCommand("safekv.cli.config:config", "Show and check the configuration."),
     "bench": LazyCommand("safekv.cli.bench:bench", "Measure what the prefix cache costs."),
 }

@@ -84,6 +84,7 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     sock = reserve_socket(server.host, server.port)
     metrics = PrometheusSink()
     engine = _engine(model, settings, metrics)
+    engine.open({record.tenant for record in tenants.list() if not record.revoked})
     _register_gauges(metrics, engine)
     warnings = _warnings(settings, tenants)
     for warning in warnings:
@@ -129,8 +130,19 @@ def _detector(settings: Settings) -> Detector | None:
 def _register_gauges(metrics: PrometheusSink, engine: HFEngine) -> None:
     warden = engine.warden
     metrics.gauge("cached_blocks", "Blocks in the tree now.", warden.stored_blocks)
-    metrics.gauge("charged_blocks", "The same, once per holder.", warden.charged_blocks)
-    metrics.gauge("locked_blocks", "Charged blocks under a lease now.", warden.locked_blocks)
+    metrics.gauge(
+        "charged_blocks", "The same, once per holder.", lambda: warden.stats().charged_blocks
+    )
+    metrics.gauge(
+        "over_quota_blocks",
+        "Blocks that tenants hold beyond their quotas.",
+        lambda: warden.stats().over_quota_blocks,
+    )
+    metrics.gauge(
+        "running_leases",
+        "Requests that hold blocks in the tree now.",
+        lambda: warden.stats().leases,
+    )
     metrics.gauge("shared_blocks", "Blocks every tenant may reuse.", engine.shared_blocks)
     metrics.gauge("detection_backlog_prompts", "Prompts not judged yet.", engine.detection_backlog)
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import re2
 
+from safekv.detect.folding import exotic_class, mark_class
 from safekv.detect.validators import Finder, Validator
 from safekv.errors import DetectorError
 
@@ -148,6 +149,7 @@ class Gate:
         self._set = re2.Set.SearchSet(_options(max_mem_bytes))
         for pattern in patterns:
             self._set.Add(pattern.encode())
+        self._exotic = self._set.Add(_exotic_pattern().encode())
         # RE2 gives the same answer for "no pattern occurs" and "out of memory". The end
         # of the text always occurs, so an answer without it is not an answer.
         self._proof = self._set.Add(rb"\z")
@@ -158,12 +160,32 @@ class Gate:
 
         Raises `DetectorError` when the scan ran out of memory, as nothing is known then.
         """
-        found = self._set.Match(data) or ()
+        return self._rules_of(self._scan(data))
+
+    def hits_if_plain(self, data: bytes) -> list[int] | None:
+        """`hits(data)`, or None when `data` must be read fully before it can be matched.
+
+        Raises `DetectorError` as `hits` does.
+        """
+        found = self._scan(data)
+        return None if self._exotic in found else self._rules_of(found)
+
+    def _rules_of(self, found: Iterable[int]) -> list[int]:
+        return sorted(index for index in found if index < self._exotic)
+
+    def _scan(self, data: bytes) -> Sequence[int]:
+        found: Sequence[int] = self._set.Match(data) or ()
         if self._proof not in found:
             raise DetectorError(
                 "the scan for private text ran out of memory", "simplify or drop rules"
             )
-        return sorted(index for index in found if index != self._proof)
+        return found
+
+
+def _exotic_pattern() -> str:
+    """Matches what keeps a text that was read lightly from being read fully; see `normalise`."""
+    code_point = r"\x{{{:x}}}"
+    return f"[{exotic_class(code_point)}]|[{mark_class(code_point)}]{{2}}"
 
 
 def _options(max_mem_bytes: int, longest_match: bool = False) -> Any:

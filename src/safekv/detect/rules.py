@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from safekv.detect.base import Document, Finding
 from safekv.detect.config import DetectConfig
-from safekv.detect.normalise import UNDECODABLE, View, normalise
+from safekv.detect.normalise import UNDECODABLE, View, read_fully, read_lightly
 from safekv.errors import ConfigError
 from safekv.types import Verdict
 
@@ -62,30 +62,61 @@ class RuleDetector:
         return cls(rules, build_gate(rules), config.lookahead_chars)
 
     def judge(self, document: Document) -> list[Finding]:
-        """One finding per block. O(characters); about 20 us per 4,000 clean ones.
+        """One finding per block. O(characters); some 35 us per 4,000 clean ones.
 
         Raises `DetectorError` when the scan ran out of memory.
         """
         if not document.block_ends:
             return []
-        view = normalise(document.text)
+        view, data, hits = self._read(document.text)
         findings = self._clear(document, view)
-        data = view.text.encode()
         messages = _Messages(document)
-        for index in self._gate.hits(data):
-            rule = self.rules[index]
+        for rule, spans in self._spans(view, data, hits):
             private = Finding(Verdict.PRIVATE, rule.id)
-            spans = _char_spans(rule.spans(data), data, view)
             if rule.whole_message:
                 spans = messages.up_to(spans)
             for start, end in spans:
                 _veto(findings, document.block_ends, start, end, private)
         return findings
 
+    def find(self, text: str) -> list[tuple[int, int, str]]:
+        """Where rules fire in `text`, in characters, and which; ascending, may overlap.
+
+        A rule for whole messages is found where it fires. Raises `DetectorError` when the
+        scan ran out of memory.
+        """
+        return sorted(
+            (start, end, rule.id)
+            for rule, spans in self._spans(*self._read(text))
+            for start, end in spans
+        )
+
+    def _spans(
+        self, view: View, data: bytes, hits: Iterable[int]
+    ) -> Iterator[tuple[Rule, Iterator[tuple[int, int]]]]:
+        for index in hits:
+            rule = self.rules[index]
+            yield rule, _char_spans(rule.spans(data), data, view)
+
+    def _read(self, text: str) -> tuple[View, bytes, list[int]]:
+        """`text` normalised, the same as bytes, and the rules that may fire in it."""
+        view = read_lightly(text)
+        try:
+            data = view.text.encode()
+        except UnicodeEncodeError:  # a lone surrogate
+            hits = None
+        else:
+            hits = self._gate.hits_if_plain(data)
+        if hits is None:
+            view = read_fully(text)
+            data = view.text.encode()
+            hits = self._gate.hits(data)
+        return view, data, hits
+
     def _clear(self, document: Document, view: View) -> list[Finding]:
         """What each block is when no rule fires."""
         ends = document.block_ends
-        judged = bisect_right(ends, self._last_end(document, view))
+        judged = bisect_right(ends, view.before_last(self._lookahead_chars))
         findings = [CLEAN] * judged + [LOOK_AHEAD] * (len(ends) - judged)
         unreadable = UNDECODABLE in view.text
         start = 0
@@ -95,16 +126,6 @@ class RuleDetector:
                 findings[i] = UNREADABLE
             start = end
         return findings
-
-    def _last_end(self, document: Document, view: View) -> int:
-        """The last offset behind which the look-ahead is complete, negative when none is."""
-        visible = len(view.text) - self._lookahead_chars
-        if visible < 0:
-            return -1
-        last = len(document.text) - self._lookahead_chars
-        if view.starts is None or visible == len(view.starts):
-            return last
-        return min(last, view.starts[visible])
 
     def _is_unreadable(self, view: View, start: int, end: int) -> bool:
         behind = view.index(end) + self._lookahead_chars

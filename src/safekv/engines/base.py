@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,7 +49,18 @@ class Engine(Protocol):
 
     @property
     def context_tokens(self) -> int:
-        """The most prompt and completion tokens one request may have together."""
+        """The most prompt and completion tokens the model takes together."""
+        ...
+
+    def limit_tokens(self, tenant: TenantId) -> int:
+        """The most prompt and completion tokens one request of `tenant` may have together."""
+        ...
+
+    def open(self, tenants: Iterable[TenantId]) -> None:
+        """Divide the cache between `tenants`; one that comes later makes the shares smaller.
+
+        Raises `CacheError` when there are too many.
+        """
         ...
 
     def encode(self, text: str) -> list[int]:

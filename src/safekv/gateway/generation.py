@@ -39,7 +39,7 @@ async def plan(
     return GenerationRequest(
         tenant=tenant,
         token_ids=token_ids,
-        max_tokens=answer_tokens(token_ids, body, engine.context_tokens),
+        max_tokens=answer_tokens(token_ids, body, engine.limit_tokens(tenant)),
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
     )

@@ -220,6 +220,7 @@ def _path(value: object, base: Path) -> Path:
 
 CONVERTERS: Final[tuple[tuple[object, Callable[[Given], object], str], ...]] = (
     (int, _to_int, "use a whole number"),
+    (int | None, _to_int, "use a whole number"),
     (float, _to_float, "use a number"),
     (str, _to_str, "use text"),
     (Mode, _to_mode, f"use one of {MODES}"),

@@ -2,6 +2,6 @@
 
 from safekv.warden.config import WardenConfig
 from safekv.warden.promotion import Evidence, PromotionQueue, PromptJob
-from safekv.warden.warden import Warden
+from safekv.warden.warden import Usage, Warden
 
-__all__ = ["Evidence", "PromotionQueue", "PromptJob", "Warden", "WardenConfig"]
+__all__ = ["Evidence", "PromotionQueue", "PromptJob", "Usage", "Warden", "WardenConfig"]

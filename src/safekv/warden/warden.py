@@ -6,13 +6,33 @@ The numbers in the comments are the steps of `docs/life-of-a-request.md`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 from safekv.cache import CacheConfig, Lease, PrefixTree, TreeStats
 from safekv.events import Admitted, Event, EventSink, Evicted, NullSink, Promoted, Stored
 from safekv.types import TOKEN_BYTES, BlockId, Mode, TenantId, Verdict
 from safekv.warden.config import WardenConfig
 from safekv.warden.promotion import PromotionQueue, PromptJob, evidence_from
+
+UNSAFE_EVERYONE: Final = TenantId("unsafe-everyone")
+"""The one namespace of `unsafe-global`."""
+
+COMPACT_PER_EPOCH: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A tenant's virtual cache: what it may hold, is charged for, and cannot lose now."""
+
+    ceiling_blocks: int
+    charged_blocks: int
+    locked_blocks: int
+
+    @property
+    def evictable_blocks(self) -> int:
+        return self.charged_blocks - self.locked_blocks
 
 
 class Warden:
@@ -28,7 +48,9 @@ class Warden:
     ) -> None:
         self.config = config
         self.block_tokens = cache.block_tokens
-        self._tree = PrefixTree(cache.block_tokens)
+        # Without promotion nothing is ever in the shared pool, so the tenants get its part.
+        pool = cache.shared_blocks if config.mode is Mode.SELECTIVE else 0
+        self._tree = PrefixTree(replace(cache, shared_blocks=pool))
         self._queue = PromotionQueue()
         self._lock = threading.Lock()
         self._events = events or NullSink()
@@ -37,6 +59,17 @@ class Warden:
     def on_prompt(self, listener: Callable[[PromptJob], None]) -> None:
         """Call `listener` with every prompt that was stored. It must return at once."""
         self._on_prompt = listener
+
+    def open(self, tenants: Iterable[TenantId]) -> None:
+        """Give each of `tenants` its virtual cache, so that the first request of one does not
+        make the share of another smaller. Raises `CacheError` when there are too many."""
+        with self._lock:
+            for tenant in tenants:
+                self._tree.open(self._namespace(tenant))
+
+    def _namespace(self, tenant: TenantId) -> TenantId:
+        """Whose cache `tenant` uses: its own, but in `unsafe-global` everybody's."""
+        return UNSAFE_EVERYONE if self.config.mode is Mode.UNSAFE_GLOBAL else tenant
 
     # -- the request path ------------------------------------------------------------------
 
@@ -47,41 +80,40 @@ class Warden:
         """
         n_tokens = len(tokens) // TOKEN_BYTES
         with self._lock:
-            return self._tree.match(tenant, tokens, max(0, n_tokens - 1) // self.block_tokens)
+            return self._tree.match(
+                self._namespace(tenant), tokens, max(0, n_tokens - 1) // self.block_tokens
+            )
 
-    def store(self, lease: Lease, tokens: bytes, blocks: Sequence[BlockId]) -> list[BlockId]:
-        """Step 6: keep `blocks`, the KV of all full blocks of `tokens`, in the tenant's cache.
+    def store(
+        self, tenant: TenantId, lease: Lease, tokens: bytes, blocks: Sequence[BlockId]
+    ) -> list[BlockId]:
+        """Step 6: keep `blocks`, the KV of the blocks of `tokens` behind the lease, as private.
 
-        Returns the blocks that the path has now. Where they differ from `blocks`, the same
-        content was stored already: the caller uses that copy and frees its own. Private,
-        except in `unsafe-global`, where everything is shared at once.
+        Returns those that are not needed since the same content was stored already: the caller
+        frees them and uses the blocks that the lease names now. Raises `CacheError` when the
+        tenant's quota cannot hold them; nothing was stored then.
         """
         with self._lock:
-            before = self._tree.stored_blocks
-            stored = self._tree.insert(lease, tokens, blocks)
-            new = self._tree.stored_blocks - before
-            if self.config.mode is Mode.UNSAFE_GLOBAL:
-                self._tree.promote(lease.tenant, tokens, len(blocks))
-        duplicates = sum(a != b for a, b in zip(stored, blocks, strict=True))
-        self._emit(Stored(lease.tenant, new, duplicates))
-        return stored
+            duplicates = self._tree.insert(lease, tokens, blocks)
+        self._emit(Stored(tenant, len(blocks) - len(duplicates), len(duplicates)))
+        return duplicates
 
-    def computed(self, lease: Lease, prompt: bytes) -> PromptJob | None:
+    def computed(self, tenant: TenantId, lease: Lease, prompt: bytes) -> PromptJob | None:
         """Count a prompt that was computed; what the detector should see of it, if anything.
 
         The tenant becomes a holder of what it read. `None` when nothing is left to decide:
         no full block, all of them shared already, or a mode that never promotes.
         """
         n_tokens, width = len(prompt) // TOKEN_BYTES, self.block_tokens
-        hit, own = len(lease.blocks) * width, lease.own_blocks * width
+        hit, own = lease.hit_blocks * width, lease.own_blocks * width
         with self._lock:
-            self._tree.adopt(lease, prompt)
+            self._tree.adopt(lease)
             shared = self._tree.shared_blocks_of(prompt)
-        self._emit(Admitted(lease.tenant, n_tokens, hit, own))
+        self._emit(Admitted(tenant, n_tokens, hit, own))
         full = n_tokens // width
         if full <= shared or self.config.mode is not Mode.SELECTIVE:
             return None
-        return PromptJob(lease.tenant, prompt, full)
+        return PromptJob(tenant, prompt, full)
 
     def submit(self, job: PromptJob) -> None:
         """Step 7: hand a prompt to the detector, without waiting.
@@ -96,13 +128,23 @@ class Warden:
         with self._lock:
             self._tree.release(lease)
 
-    def evict(self, n_blocks: int) -> list[BlockId]:
-        """Let claims lapse until `n_blocks` charged blocks are free; the blocks nobody holds now.
+    def evict(self, n_blocks: int, tenant: TenantId | None = None) -> list[BlockId]:
+        """Let claims of `tenant` lapse until `n_blocks` of its quota are free, or free that many
+        blocks of whoever is furthest over quota; the blocks nobody holds now.
 
         Least recently used first, and nothing that a running request needs.
         """
         with self._lock:
-            freed = self._tree.evict(n_blocks)
+            holder = None if tenant is None else self._namespace(tenant)
+            freed = self._tree.evict(n_blocks, holder)
+        if freed:
+            self._emit(Evicted(len(freed)))
+        return freed
+
+    def take_freed(self) -> list[BlockId]:
+        """The blocks that nobody holds since the last call; the caller owns them again."""
+        with self._lock:
+            freed = self._tree.take_freed()
         if freed:
             self._emit(Evicted(len(freed)))
         return freed
@@ -123,34 +165,36 @@ class Warden:
     def tick(self) -> int:
         """Step 8, second half: end the epoch and promote what it cleared. Blocks promoted."""
         with self._lock:
+            self._tree.end_epoch()
             promoted = sum(
                 self._tree.promote(e.tenant, e.tokens, e.n_blocks) for e in self._queue.take()
             )
+            self._tree.compact(COMPACT_PER_EPOCH)
         if promoted:
             self._emit(Promoted(promoted))
         return promoted
 
     # -- facts -----------------------------------------------------------------------------
 
-    def evictable_blocks(self) -> int:
-        """How many charged blocks `evict` could free now."""
+    def usage(self, tenant: TenantId) -> Usage:
+        """What `tenant` holds and may hold, from its own history alone. O(its leases)."""
+        holder = self._namespace(tenant)
         with self._lock:
-            return self._tree.evictable_blocks
+            return Usage(
+                self._tree.ceiling_blocks(holder),
+                self._tree.charged_blocks(holder),
+                self._tree.locked_blocks(holder),
+            )
 
-    def charged_blocks(self) -> int:
-        """What the tree costs of the budget: a private run once per holder."""
+    def ceiling_blocks(self, tenant: TenantId) -> int:
+        """How many blocks `tenant` may hold, running requests included."""
         with self._lock:
-            return self._tree.charged_blocks
-
-    def locked_blocks(self) -> int:
-        """How many charged blocks running requests hold now."""
-        with self._lock:
-            return self._tree.charged_blocks - self._tree.evictable_blocks
+            return self._tree.ceiling_blocks(self._namespace(tenant))
 
     def stored_blocks(self) -> int:
-        """How many blocks the tree holds now."""
+        """How many blocks the tree holds now, and how many wait to be taken back."""
         with self._lock:
-            return self._tree.stored_blocks
+            return self._tree.stored_blocks + self._tree.freed_blocks
 
     def stats(self) -> TreeStats:
         """Sizes now, for the operator only. O(nodes)."""

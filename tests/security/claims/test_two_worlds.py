@@ -5,9 +5,10 @@ sends prompts that hold a secret. The attacker, who knows all other text and gue
 secret, must see the same in both. The same comparison must differ in `unsafe-global`:
 otherwise the test could not fail.
 
-Without a bound on memory nothing at all may differ. Under a tight budget the victim's *volume*
-shows, which is a known channel (docs/threat-model.md), so there the worlds differ only in what
-the victim wrote, not in how much.
+Each tenant has a quota, so under pressure too nothing may differ, not even by how much the
+victim sent. One thing is left out: in `selective`, a victim whose own cache is full may lose
+clean blocks before they are promoted. There the worlds differ only in what the victim
+wrote, not in how much.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SECRET = 99
 """The token that the stand-in detector vetoes: a block that holds it is private."""
 
 VICTIM, ATTACKER = TenantId("victim"), TenantId("attacker")
+TENANTS = (VICTIM, ATTACKER, TenantId("b"), TenantId("c"))
 
 
 Block = tuple[int, ...]
@@ -74,11 +76,19 @@ def verdicts(job: PromptJob) -> list[Verdict]:
     ]
 
 
-def attackers_view(mode: Mode, program: list[Step], budget: int = 10_000) -> list[tuple[int, int]]:
-    """Matched and own blocks of each of the attacker's requests, in order."""
-    warden = Warden(
-        WardenConfig(mode=mode), CacheConfig(block_tokens=BLOCK, capacity_blocks=10_000)
+def attackers_view(
+    mode: Mode, program: list[Step], quota: int = 2_000
+) -> list[tuple[int, int, int]]:
+    """Matched and own blocks of each of the attacker's requests and the room left, in order."""
+    pool = quota if mode is Mode.SELECTIVE else 0
+    config = CacheConfig(
+        block_tokens=BLOCK,
+        capacity_blocks=(len(TENANTS) + 1) * quota + pool,
+        shared_blocks=pool,
+        quota_blocks=quota,
     )
+    warden = Warden(WardenConfig(mode=mode), config)
+    warden.open(TENANTS)
     ids, view = count(), []
     for step in program:
         if step is None:
@@ -87,16 +97,20 @@ def attackers_view(mode: Mode, program: list[Step], budget: int = 10_000) -> lis
         tokens = pack_tokens(step.prompt)
         lease = warden.admit(step.tenant, tokens)
         if step.tenant == ATTACKER:
-            view.append((len(lease.blocks), lease.own_blocks))
+            view.append((lease.hit_blocks, lease.own_blocks, _room(warden)))
         n_full = len(step.prompt) // BLOCK
-        warden.evict(max(0, warden.charged_blocks() + n_full - len(lease.blocks) - budget))
-        mine = [*lease.blocks, *(BlockId(next(ids)) for _ in range(n_full - len(lease.blocks)))]
-        warden.store(lease, pack_tokens(step.prompt[: n_full * BLOCK]), mine)
-        if job := warden.computed(lease, tokens):
+        new = [BlockId(next(ids)) for _ in range(n_full - lease.n_blocks)]
+        warden.store(step.tenant, lease, pack_tokens(step.prompt[: n_full * BLOCK]), new)
+        if job := warden.computed(step.tenant, lease, tokens):
             warden.settle(job, verdicts(job))
         warden.release(lease)
         warden.check()
     return view
+
+
+def _room(warden: Warden) -> int:
+    usage = warden.usage(ATTACKER)
+    return usage.ceiling_blocks - usage.charged_blocks
 
 
 def worlds(program: list[tuple[bool, Step, Send]]) -> tuple[list[Step], list[Step]]:
@@ -143,14 +157,24 @@ rewritten = st.builds(rewrite, clean, secret_block, tail)
 tight = st.lists(st.tuples(open_step, st.none() | rewritten), min_size=4, max_size=40)
 
 
+@settings(max_examples=400, deadline=None)
+@given(program=programs, quota=st.integers(6, 12))
+def test_under_pressure_how_much_the_victim_sent_changes_nothing(
+    program: list[tuple[bool, Step, Send]], quota: int
+) -> None:
+    without, with_secret = worlds(program)
+    assert attackers_view(Mode.ISOLATED, without, quota) == attackers_view(
+        Mode.ISOLATED, with_secret, quota
+    )
+
+
 @pytest.mark.parametrize("mode", [Mode.ISOLATED, Mode.SELECTIVE])
 @settings(max_examples=400, deadline=None)
-@given(program=tight, budget=st.integers(8, 24))
+@given(program=tight, quota=st.integers(6, 12))
 def test_under_pressure_what_the_victim_wrote_changes_nothing(
-    mode: Mode, program: list[tuple[Step, tuple[Prompt, Prompt] | None]], budget: int
+    mode: Mode, program: list[tuple[Step, tuple[Prompt, Prompt] | None]], quota: int
 ) -> None:
-    """Evictions tell how much others store, but never what: not by what is kept alive, and
-    not by the room that equal texts would save."""
+    """Not by what is kept alive, and not by the room that equal texts would save."""
     views = []
     for world in (0, 1):
         steps: list[Step] = []
@@ -158,7 +182,7 @@ def test_under_pressure_what_the_victim_wrote_changes_nothing(
             if texts is not None:
                 steps.append(Send(VICTIM, texts[world]))
             steps.append(step)
-        views.append(attackers_view(mode, steps, budget))
+        views.append(attackers_view(mode, steps, quota))
     assert views[0] == views[1]
 
 
@@ -167,16 +191,13 @@ def test_the_same_comparison_finds_the_leak_of_global_sharing() -> None:
     prompt = flat([(1, 1, 3, 3), (1, 2, SECRET, 3)])
     program: list[tuple[bool, Step, Send]] = [(True, Send(ATTACKER, prompt), Send(VICTIM, prompt))]
     without, with_secret = worlds(program)
-    seen = (
-        attackers_view(Mode.UNSAFE_GLOBAL, without),
-        attackers_view(Mode.UNSAFE_GLOBAL, with_secret),
-    )
-    assert seen == ([(0, 0)], [(2, 0)])
+    seen = [attackers_view(Mode.UNSAFE_GLOBAL, steps)[0][0] for steps in (without, with_secret)]
+    assert seen == [0, 2]
 
 
 def test_sharing_really_happens_in_selective_mode() -> None:
     """Utility control: clean text of one tenant is a hit for another after a tick."""
     prompt = flat([(1, 1, 3, 3), (2, 2, 3, 3)])
     program: list[Step] = [Send(VICTIM, prompt), None, Send(ATTACKER, prompt)]
-    assert attackers_view(Mode.SELECTIVE, program) == [(2, 0)]
-    assert attackers_view(Mode.ISOLATED, program) == [(0, 0)]
+    assert [seen[:2] for seen in attackers_view(Mode.SELECTIVE, program)] == [(2, 0)]
+    assert [seen[:2] for seen in attackers_view(Mode.ISOLATED, program)] == [(0, 0)]

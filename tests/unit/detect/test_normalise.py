@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safekv.detect.normalise import normalise
+from safekv.detect.folding import exotic_class, fold, mark_class
+from safekv.detect.matching import Gate
+from safekv.detect.normalise import normalise, read_fully, read_lightly
 
 AWKWARD = st.text(
     st.one_of(
         st.sampled_from(
-            '\\\\%"/nrt20u\ra·\u2212'
+            '\\\\%"/nrt20u\ra·\u2212&;<|>😀\u094d\u0e48…\u200d，'
             "é１٣\u200b\u202e\u00ad\u0301\u0316ﬁ①ﷺ—“\u00a0\ufffd\ufe0f한\u1161\u11a8e \n"
         ),
         st.characters(),
@@ -47,6 +50,12 @@ AWKWARD = st.text(
         ("100% %d %4d %zz%", "100% %d %4d %zz%"),
         ("１\u2212２·３\\n４", "1-2.3 4"),
         ("＼n％20", "  "),
+        ("a%2Cb%5Bc%C3%A9%7D%5d %2d %e2", "a,b[cé}%5d %2d %e2"),
+        ("a&amp;b&#64;c&#x2d;d&nbsp;&foo;", "a&b@c-d &foo;"),
+        ("<|im_end|>a<｜User｜>b[INST]c</s>d<start_of_turn>", "\na\nb\nc\nd\n"),
+        ("x <| y |> z [1] <b>", "x <| y |> z [1] <b>"),
+        ("wait…\u200d🙂\ufe0f", "wait...🙂"),
+        ("क्या", "क्या"),
     ],
 )
 def test_reads_as(text: str, read: str) -> None:
@@ -74,7 +83,7 @@ def test_an_escape_maps_to_all_its_characters() -> None:
 
 
 def test_text_without_escapes_keeps_no_offsets() -> None:
-    assert all(normalise(text).starts is None for text in ("plain", "50 % of C:\\dir", "a\r\nb"))
+    assert all(normalise(text).moving is None for text in ("plain", "50 % of C:\\dir", "a\r\nb"))
 
 
 def test_a_run_of_backslashes_is_read_in_linear_time() -> None:
@@ -136,3 +145,46 @@ def test_many_marks_on_one_letter_are_read_in_linear_time() -> None:
     # NFKC sorts marks quadratically: without a bound this one would run for an hour.
     text = "a" + "\u0301\u0316" * 200_000
     assert normalise(text).text.startswith("á")
+
+
+@pytest.mark.parametrize(
+    "text", ["\\" + "n", "%20", "&amp;", "<|x|>", "…", "’", "é", "\u0301", "x"]
+)
+def test_what_is_not_exotic_folds_to_itself(text: str) -> None:
+    assert read_lightly(text).text == read_fully(text).text or plain_hits(text) is None
+
+
+def test_no_character_that_folds_to_another_passes_as_plain() -> None:
+    plain = re.compile(f"[^{exotic_class()}\ud800-\udfff]")
+    assert [c for c in map(chr, range(0x80, 0x110000)) if plain.match(c) and fold(c) != c] == []
+    assert mark_class()
+
+
+@given(AWKWARD)
+def test_the_fast_reading_is_right_or_says_that_it_is_not(text: str) -> None:
+    hits = plain_hits(text)
+    assert hits is None or read_lightly(text).text == read_fully(text).text
+    assert normalise(text).text == read_fully(text).text
+
+
+GATE = Gate(["no such text"])
+
+
+def plain_hits(text: str) -> list[int] | None:
+    try:
+        return GATE.hits_if_plain(read_lightly(text).text.encode())
+    except UnicodeEncodeError:
+        return None
+
+
+@given(AWKWARD, st.integers(0, 8))
+def test_the_end_alone_tells_what_the_whole_tells(text: str, characters: int) -> None:
+    view = normalise(text * 3)
+    behind = len(view.text) - characters
+    expected = len(text * 3) - characters
+    if behind < 0:
+        assert view.before_last(characters) < 0
+        return
+    if characters:
+        expected = min(expected, view.span(behind, behind + 1)[0])
+    assert view.before_last(characters) == expected

@@ -87,6 +87,19 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, name: str, complaint
     assert caught.value.exit_code == 2
 
 
+def test_a_wrong_rule_is_named_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + GOOD.replace("badge", "other").replace("{4}", "(4"))
+    with pytest.raises(ConfigError) as caught:
+        load_rules([path])
+    assert f"{path}:9: rule 'other'" in caught.value.message
+
+
+def test_context_words_are_normalised_as_texts_are(tmp_path: Path) -> None:
+    # U+0E33 becomes two characters in a normalised text.
+    path = write(tmp_path, GOOD.replace("工牌", "ประจำตัว"))
+    assert load_rules([path])[-1].id == "badge"
+
+
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("ruleset", "matching", "validators"):
         monkeypatch.delitem(sys.modules, f"safekv.detect.{module}", raising=False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from safekv.engines.base import Chunk, GenerationRequest
 from safekv.errors import EngineError
+from safekv.types import TenantId
 
 MODEL = "echo/one"
 
@@ -24,6 +25,7 @@ class EchoEngine:
     ) -> None:
         self.script = list(script)
         self.context_tokens = context_tokens
+        self.limits: dict[TenantId, int] = {}
         self.model_id = MODEL
         self.requests: list[GenerationRequest] = []
         self.chats: list[list[dict[str, str]]] = []
@@ -39,6 +41,12 @@ class EchoEngine:
         self.failure: Exception = EngineError("block pool of 17 blocks lost")
         self.runs = True
         self.lifecycle: list[str] = []
+
+    def limit_tokens(self, tenant: TenantId) -> int:
+        return self.limits.get(tenant, self.context_tokens)
+
+    def open(self, tenants: Iterable[TenantId]) -> None:
+        self.lifecycle += [f"open {tenant}" for tenant in tenants]
 
     def encode(self, text: str) -> list[int]:
         self.encoding_threads.add(threading.get_ident())

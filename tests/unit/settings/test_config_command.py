@@ -41,7 +41,7 @@ def test_show_prints_one_object() -> None:
 
 def test_check() -> None:
     Path("good.toml").write_text("[cache]\nblock_tokens = 8\n")
-    Path("bad.toml").write_text("[cache]\nblock_tokens = 1\n")
+    Path("bad.toml").write_text("[cache]\nblock_tokens = 0\n")
     assert run("check", "good.toml", SAFEKV_CACHE__BLOCK_TOKENS="x").exit_code == 0
     assert json.loads(run("check", "good.toml", "--json").stdout)["ok"] is True
     for name in ("bad.toml", "missing.toml"):

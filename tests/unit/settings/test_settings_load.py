@@ -133,8 +133,8 @@ def test_a_wrong_type_names_setting_value_and_file(section: str, line: str) -> N
 
 
 def test_a_wrong_value_names_its_source() -> None:
-    error = refused(None, {"SAFEKV_CACHE__BLOCK_TOKENS": "1"})
-    assert error.message == "cache.block_tokens is 1 (from SAFEKV_CACHE__BLOCK_TOKENS)"
+    error = refused(None, {"SAFEKV_CACHE__BLOCK_TOKENS": "0"})
+    assert error.message == "cache.block_tokens is 0 (from SAFEKV_CACHE__BLOCK_TOKENS)"
     assert refused(None, {"SAFEKV_CACHE__BLOCK_TOKENS": "x"}).message.endswith(
         "in SAFEKV_CACHE__BLOCK_TOKENS"
     )

@@ -135,41 +135,35 @@ class SGLangTree:
         value = self._torch.arange(len(key))
         return self._prefix.InsertParams(key=key, value=value)
 
-    def _indices(self, match: Any) -> Any:
-        """KV indices of a match; the legacy tree returns them with the match."""
-        if self._kind == "legacy":
-            return match.device_indices
-        return self._tree.path_device_indices(match.last_device_node)
-
     def ops(self) -> dict[str, Op]:
-        match, indices = self._tree.match_prefix, self._indices
-        lock, unlock = self._tree.inc_lock_ref, self._tree.dec_lock_ref
+        tree = self._tree
+        match, path = tree.match_prefix, tree.path_device_indices
+
+        def indices(argument: Any) -> Any:
+            return path(match(argument).last_device_node)
 
         def locked(argument: Any) -> Any:
             found = match(argument)
-            lock(found.last_device_node)
-            unlock(found.last_device_node)
+            tree.unlock(tree.lock(found.last_device_node))
             return found
-
-        def matched(argument: Any, found: Any) -> int:
-            return self._matched_tokens(found)
 
         ready = self._match_argument
         return {
-            "match": self._op(ready, match, matched),
-            "match_indices": self._op(ready, lambda a: indices(match(a)), lambda a, r: len(r)),
-            "match_id_list": self._op(
-                ready, lambda a: indices(match(a)).tolist(), lambda a, r: len(r)
-            ),
-            "match_locked": self._op(ready, locked, matched),
-            "insert": self._op(self._insert_argument, self._tree.insert, lambda a, r: r.prefix_len),
-            "evict": self._op(self._evict_argument, self._tree.evict, self._evicted_tokens),
+            "match": self._op(ready, match, self._matched_tokens),
+            "match_indices": self._op(ready, indices, self._length),
+            "match_locked": self._op(ready, locked, self._matched_tokens),
+            "insert": self._op(self._insert_argument, tree.insert, self._known_tokens),
+            "evict": self._op(self._evict_argument, tree.evict, self._evicted_tokens),
         }
 
-    def _matched_tokens(self, found: Any) -> int:
-        if self._kind == "legacy":
-            return len(found.device_indices)
+    def _matched_tokens(self, argument: Any, found: Any) -> int:
         return int(found.device_prefix_len)
+
+    def _length(self, argument: Any, indices: Any) -> int:
+        return len(indices)
+
+    def _known_tokens(self, argument: Any, result: Any) -> int:
+        return int(result.prefix_len)
 
     def _evict_argument(self, item: Item) -> Any:
         return self._prefix.EvictParams(num_tokens=item)
@@ -178,7 +172,8 @@ class SGLangTree:
         return int(result.num_tokens_evicted)
 
     def facts(self) -> dict[str, int]:
-        return {"tokens": int(self._tree.total_size())}
+        size = self._tree.total_size()
+        return {"tokens": int(size[0] if isinstance(size, tuple) else size)}
 
 
 def contender(kind: str, make_op: Callable[..., Op]) -> SGLangTree:

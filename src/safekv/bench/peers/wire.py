@@ -88,11 +88,6 @@ class Tokens:
         return numbers
 
 
-def count_tokens(item: Item) -> int:
-    """How many tokens `item`'s slices hold."""
-    return sum(stop - start for start, stop in item)
-
-
 class Session:
     """Answers requests about one contender. Errors become answers, so the worker lives on."""
 
@@ -173,8 +168,6 @@ def anonymous_bytes() -> int | None:
 
 def load_contender(path: str, kind: str) -> Contender:
     """The contender that the file at `path` defines for `kind`; imports the peer itself."""
-    # Its classes name this module's types; under the contender's Python there is no safekv.
-    sys.modules.setdefault("wire", sys.modules[__name__])
     spec = importlib.util.spec_from_file_location("contender", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a worker")

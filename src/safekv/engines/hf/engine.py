@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
@@ -128,10 +128,17 @@ class HFEngine:
 
     @property
     def context_tokens(self) -> int:
-        """The model's limit, or what the whole cache holds if that is less."""
-        return min(
-            self._model.context_tokens, self._cache.capacity_blocks * self._cache.block_tokens
-        )
+        """The model's limit."""
+        return self._model.context_tokens
+
+    def limit_tokens(self, tenant: TenantId) -> int:
+        """The model's limit, or what `tenant` may hold of the cache if that is less."""
+        blocks = self.warden.ceiling_blocks(tenant)
+        return min(self.context_tokens, blocks * self._cache.block_tokens)
+
+    def open(self, tenants: Iterable[TenantId]) -> None:
+        """Divide the cache between `tenants`. Raises `CacheError` when there are too many."""
+        self.warden.open(tenants)
 
     def healthy(self) -> bool:
         """Whether the generation loop runs and has not failed."""
@@ -208,7 +215,8 @@ class HFEngine:
     ) -> AsyncGenerator[Chunk, None]:
         loop = self._running_loop()
         request_id = secrets.token_hex(16)
-        admission = Admission(request.tenant, len(request.token_ids))
+        ceiling = self.warden.ceiling_blocks(request.tenant) if admitted else 0
+        admission = Admission(request.tenant, len(request.token_ids), ceiling)
         outputs = LatestOutput()
         if admitted:
             loop.admissions.by_id[request_id] = admission

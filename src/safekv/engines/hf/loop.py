@@ -21,8 +21,9 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 
 from safekv.cache import CacheConfig
 from safekv.engines.hf.config import HFConfig
-from safekv.engines.hf.paged import Admissions, PatientScheduler, SelectiveCache
+from safekv.engines.hf.paged import Admissions, SelectiveCache
 from safekv.engines.hf.sampling import processors
+from safekv.engines.hf.scheduler import PatientScheduler
 from safekv.errors import EngineError
 from safekv.warden import Warden
 

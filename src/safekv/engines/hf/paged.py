@@ -13,11 +13,10 @@ from typing import Any
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.cache_allocators import FULL_ATTENTION
 from transformers.generation.continuous_batching.cache_allocators.cache_allocator import BlockLedger
-from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
-from transformers.generation.continuous_batching.scheduler import FIFOScheduler
+from transformers.generation.continuous_batching.requests import RequestState
 
 from safekv.cache import Lease
-from safekv.errors import IsolationBroken, ModelError
+from safekv.errors import CacheError, IsolationBroken, ModelError
 from safekv.types import BlockId, TenantId, pack_tokens
 from safekv.warden import PromptJob, Warden
 
@@ -29,11 +28,13 @@ class Admission:
     The engine's thread fills in the rest. `cached_tokens` are the prompt tokens found in the
     tenant's own cache, the only hit the tenant is told of; it is final once a forward pass
     has run (`started`), so that a request which is set back does not count its own work.
+    `ceiling_blocks` is what the tenant could hold when it was admitted.
     `submitted` says that the prompt was counted and handed to the detector.
     """
 
     tenant: TenantId
     prompt_tokens: int
+    ceiling_blocks: int = 0
     cached_tokens: int = 0
     started: bool = False
     submitted: bool = False
@@ -109,13 +110,13 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         if admission is None:
             return 0
         lease = self._warden.admit(admission.tenant, pack_tokens(prompt_ids))
-        self._held[request_id] = _Held(lease, admission, len(lease.blocks))
+        self._held[request_id] = _Held(lease, admission, lease.n_blocks)
         page = int(self._allocator.tokens_per_page)
         if not admission.started:
             admission.cached_tokens = lease.own_blocks * page
-        if lease.blocks:
-            self._allocator.block_table[request_id] = list(lease.blocks)
-        return len(lease.blocks) * page
+        if lease.n_blocks:
+            self._allocator.block_table[request_id] = lease.blocks
+        return lease.n_blocks * page
 
     def mark_complete_blocks(self, state: RequestState, complete_blocks: dict[str, int]) -> None:
         """Step 6: store the blocks that the last forward pass filled; remember whole prompts."""
@@ -131,7 +132,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         if not admission.submitted and state.position_offset >= admission.prompt_tokens:
             admission.submitted = True
             prompt = pack_tokens(state.initial_tokens[: admission.prompt_tokens])
-            if job := self._warden.computed(held.lease, prompt):
+            if job := self._warden.computed(admission.tenant, held.lease, prompt):
                 self._jobs.append(job)
 
     def submit_jobs(self) -> None:
@@ -142,12 +143,21 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
     def _store(self, held: _Held, table: list[int], state: RequestState, n_blocks: int) -> None:
         n_tokens = n_blocks * self._allocator.tokens_per_page
         tokens = pack_tokens((state.initial_tokens + state.generated_tokens)[:n_tokens])
-        mine = [BlockId(block) for block in table[:n_blocks]]
-        kept = self._warden.store(held.lease, tokens, mine)
-        duplicates = [a for a, b in zip(mine, kept, strict=True) if a != b]
-        table[:n_blocks] = kept
+        start = held.stored_blocks
+        mine = [BlockId(block) for block in table[start:n_blocks]]
+        try:
+            duplicates = self._warden.store(held.admission.tenant, held.lease, tokens, mine)
+        except CacheError:
+            # The tenant's share became smaller meanwhile: the blocks stay with the request.
+            return
+        if duplicates:
+            table[:n_blocks] = held.lease.blocks
         held.stored_blocks = n_blocks
-        self.pool.free_blocks(self._allocator.index, duplicates)
+        self._give_back(duplicates)
+        self._give_back(self._warden.take_freed())
+
+    def _give_back(self, blocks: list[BlockId]) -> None:
+        self.pool.free_blocks(self._allocator.index, blocks)
 
     def free_blocks(self, request_id: str, no_cache: bool = False) -> None:
         """Give a request's blocks back: the tree keeps what it stored, the pool gets the rest."""
@@ -167,33 +177,49 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
     def can_store_request_tokens(
         self, state: RequestState, request_len: int, dry_run: bool = False
     ) -> bool:
-        """Whether the new tokens fit the budget, after evicting exactly what they lack.
+        """Whether the new tokens fit the tenant's quota, after evicting exactly what they lack.
 
-        The budget counts charges, which are never less than the blocks in use: what fits it
-        fits the pool too.
+        What fits the quotas fits memory too, unless they are overcommitted or a tenant came
+        after the start: then those over their quota lose what is lacking.
         """
-        allocator = self._allocator
-        needed = allocator.needs_new_blocks(state.request_id, state.current_len(), request_len)
-        lacking = needed - self._free_blocks()
-        if lacking > 0:
-            if lacking > self._warden.evictable_blocks():
-                return False
-            if not dry_run:
-                self.pool.free_blocks(allocator.index, self._warden.evict(lacking))
+        needed = self._allocator.needs_new_blocks(
+            state.request_id, state.current_len(), request_len
+        )
+        held = self._held.get(state.request_id)
+        if held is not None and not self._fits_quota(held.admission, needed, dry_run):
+            return False
+        self._give_back(self._warden.take_freed())
+        lacking = needed - self._unused_blocks()
+        if lacking > 0 and not dry_run:
+            self._give_back(self._warden.evict(lacking))
         return dry_run or bool(super().can_store_request_tokens(state, request_len))
 
+    def _fits_quota(self, admission: Admission, needed: int, dry_run: bool) -> bool:
+        room, evictable = self.room_blocks(admission)
+        if needed > room + evictable:
+            return False
+        if needed > room and not dry_run:
+            self._give_back(self._warden.evict(needed - room, admission.tenant))
+        return True
+
+    def room_blocks(self, admission: Admission) -> tuple[int, int]:
+        """How many blocks the tenant may take now, and how many more after evicting its own.
+
+        Depends on the tenant's own requests and cache alone. A running request keeps the ceiling
+        it was admitted under.
+        """
+        usage = self._warden.usage(admission.tenant)
+        ceiling = max(usage.ceiling_blocks, admission.ceiling_blocks)
+        running = self._running_blocks(admission.tenant)
+        return ceiling - usage.charged_blocks - running, usage.evictable_blocks
+
     def count_storable_requests(self, list_blocks_needed: list[dict[str, int]]) -> int:
-        """How many of these requests fit one after another, counting what can be evicted."""
-        room = self._free_blocks() + self._warden.evictable_blocks()
-        for n, needed in enumerate(list_blocks_needed):
-            room -= needed[FULL_ATTENTION]
-            if room < 0:
-                return n
-        return len(list_blocks_needed)
+        """None: whom to set back is `PatientScheduler`'s choice, and it has made it."""
+        return 0
 
     def compute_free_capacity(self, relative: bool = True) -> int | float:
-        """Free capacity in bytes, or as a share of the whole; evictable blocks are free."""
-        free = self._free_blocks() + self._warden.evictable_blocks()
+        """Unused capacity in bytes, or as a share of the whole."""
+        free = self._unused_blocks()
         if relative:
             return free / max(1, int(self._allocator.num_blocks))
         return int(free * self._allocator.bytes_per_block)
@@ -202,65 +228,34 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         """Nothing: eviction happens block by block, when and as far as a request needs it."""
         return False
 
-    def _free_blocks(self) -> int:
-        """What is left of the budget: all blocks, less the tree's charges and running tables."""
-        charged = self._warden.charged_blocks() + self._running_blocks()
-        return int(self._allocator.num_blocks) - charged
-
-    def _running_blocks(self) -> int:
+    def _running_blocks(self, tenant: TenantId | None = None) -> int:
         """Blocks in running requests' tables that the tree does not own. O(requests)."""
-        return sum(
-            len(table) - (held.stored_blocks if (held := self._held.get(request_id)) else 0)
-            for request_id, table in self._allocator.block_table.items()
-        )
+        total = 0
+        for request_id, table in self._allocator.block_table.items():
+            held = self._held.get(request_id)
+            if tenant is None or (held is not None and held.admission.tenant == tenant):
+                total += len(table) - (held.stored_blocks if held is not None else 0)
+        return total
 
     def _unused_blocks(self) -> int:
         allocator = self._allocator
         in_sectors = self.pool.num_free_sectors * allocator.blocks_per_sector
         return int(self.pool.count_free_blocks(allocator.index) + in_sectors)
 
+    def admission(self, request_id: str) -> Admission | None:
+        """Whose request it is, `None` for one that nobody admitted."""
+        return self._admissions.get(request_id)
+
     def free_all_requests(self, clear_ledgers: bool = False) -> None:
         """Free every running request's blocks; with `clear_ledgers` also empty the tree."""
         for request_id in list(self._allocator.block_table):
             self.free_blocks(request_id)
         if clear_ledgers:
-            freed = self._warden.evict(self._warden.charged_blocks())
-            self.pool.free_blocks(self._allocator.index, freed)
+            self._give_back(self._warden.evict(self._warden.stored_blocks()))
 
     def check(self) -> None:
         """Raise `IsolationBroken` unless every block is in exactly one place. O(blocks)."""
         self._warden.check()
         total = self._unused_blocks() + self._running_blocks() + self._warden.stored_blocks()
-        if total != self._allocator.num_blocks or self._free_blocks() < 0:
-            raise IsolationBroken(
-                f"{self._allocator.num_blocks} blocks, {total} accounted for, "
-                f"{self._free_blocks()} left of the budget"
-            )
-
-
-class PatientScheduler(FIFOScheduler):  # type: ignore[misc]
-    """First come, first served, without throwing the whole cache away under pressure."""
-
-    def clear_cancelled_requests(self) -> list[RequestState]:
-        """The first thing in every turn of the loop, after the last step's tokens went out."""
-        self.cache.submit_jobs()
-        cancelled: list[RequestState] = super().clear_cancelled_requests()
-        return cancelled
-
-    def schedule_batch(
-        self, token_budget: int, cache_budget: int
-    ) -> tuple[list[FutureRequestState] | None, bool, int, int]:
-        """Schedule as usual, but never wait for requests that are gone.
-
-        After a set-back transformers admits nobody until a request *finishes*; if the clients
-        of all running ones disconnect, that never happens.
-        """
-        if not self.active_requests:
-            self.block_new_requests = False
-        batch: tuple[list[FutureRequestState] | None, bool, int, int]
-        batch = super().schedule_batch(token_budget, cache_budget)
-        return batch
-
-    def _try_to_meet_safety_margin(self) -> bool:
-        self.cache.pool.try_to_free_sectors()
-        return bool(self.cache.compute_free_capacity() >= self.safety_margin)
+        if total != self._allocator.num_blocks:
+            raise IsolationBroken(f"{self._allocator.num_blocks} blocks, {total} accounted for")

@@ -1,0 +1,38 @@
+"""Walks down the tree that leave no trace: not even a time of use."""
+
+from __future__ import annotations
+
+from safekv.cache.node import Node
+from safekv.types import TenantId
+
+
+def shared_path(
+    root: Node, width: int, tokens: bytes, n_blocks: int | None = None
+) -> tuple[Node, int, int]:
+    """The last shared node that `tokens` reach, the blocks up to there, and its own of them.
+
+    Looks at the first `n_blocks` blocks of `width` bytes, or at all. O(matched nodes).
+    """
+    node, found, tail = root, 0, 0
+    limit = len(tokens) // width if n_blocks is None else min(n_blocks, len(tokens) // width)
+    while found < limit and tail == node.size:
+        child = node.children.get(tokens[found * width : (found + 1) * width])
+        if child is None or not child.shared:
+            break
+        node, tail = child, child.common_blocks(tokens, found * width, 0, limit - found)
+        found += tail
+    return node, found, tail
+
+
+def visible_blocks(root: Node, width: int, tenant: TenantId, tokens: bytes, n_blocks: int) -> int:
+    """How many of the first `n_blocks` blocks of `tokens` `tenant` can see. O(matched nodes)."""
+    node, found, limit = root, 0, min(n_blocks, len(tokens) // width)
+    while found < limit:
+        child = node.children.get(tokens[found * width : (found + 1) * width])
+        if child is None or not child.visible_to(tenant):
+            break
+        n = child.common_blocks(tokens, found * width, 0, limit - found)
+        node, found = child, found + n
+        if n < child.size:
+            break
+    return found
