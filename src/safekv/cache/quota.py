@@ -175,6 +175,12 @@ class Pool(Account):
         self.epoch += 1
 
 
+def require_tenant(tenant: object) -> None:
+    """Raise `CacheError` for what names nobody: a missing tenant must never mean everyone."""
+    if not isinstance(tenant, str) or not tenant:
+        raise CacheError(f"tenant is {tenant!r}", "name the tenant by a text that is not empty")
+
+
 class Ledger:
     """All accounts, and the division of the budget between them.
 
@@ -211,8 +217,7 @@ class Ledger:
         Nothing is evicted here: whoever is over quota then loses blocks at its own next
         request, or when memory is short.
         """
-        if not isinstance(tenant, str) or not tenant:
-            raise CacheError(f"tenant is {tenant!r}", "name the tenant by a text that is not empty")
+        require_tenant(tenant)
         if quota_blocks is not None and quota_blocks < 1:
             raise CacheError(f"quota of {tenant} is {quota_blocks} blocks", "use 1 or more")
         others = [a.explicit_blocks for a in self if a.holder != tenant]

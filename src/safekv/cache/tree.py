@@ -18,7 +18,7 @@ from safekv.cache.input import packed_blocks, require_tokens
 from safekv.cache.lease import Lease
 from safekv.cache.node import Node
 from safekv.cache.paths import shared_path, visible_blocks
-from safekv.cache.quota import Account, Ledger
+from safekv.cache.quota import Account, Ledger, require_tenant
 from safekv.cache.stats import TreeStats
 from safekv.cache.structure import Structure
 from safekv.errors import CacheError
@@ -289,6 +289,7 @@ class PrefixTree:
         What is shared stays, since it is nobody's own. Raises `CacheError` while the tenant has
         leases; nothing was removed then. An unknown tenant has nothing. O(its nodes).
         """
+        require_tenant(tenant)
         if tenant not in self._ledger:
             return []
         account = self._ledger.get(tenant)
