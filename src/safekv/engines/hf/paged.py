@@ -185,6 +185,8 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         needed = self._allocator.needs_new_blocks(
             state.request_id, state.current_len(), request_len
         )
+        if needed <= 0:  # most steps of an answer
+            return dry_run or bool(super().can_store_request_tokens(state, request_len))
         held = self._held.get(state.request_id)
         if held is not None and not self._fits_quota(held.admission, needed, dry_run):
             return False
