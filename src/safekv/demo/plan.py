@@ -29,7 +29,7 @@ class StoryPlan:
     project_candidates: int = 6
     settle_s: float = 1.5
     promotion_wait_s: float = 5.0
-    mode_s: float = 72.0
+    mode_s: float = 74.0
     seed: int = 20
 
     def __post_init__(self) -> None:

@@ -261,7 +261,7 @@ class Story:
         """
         calibration = len(Form) * (1 + 2 * self._plan.calibrations)
         guessing = self._plan.card_candidates + self._plan.project_candidates
-        reserve = len(Form) * (1 + GUESS_EXTRA) + calibration + guessing
+        reserve = calibration + guessing
         count = self._pace.fitting(
             3 * len(Form), LEAST_TARGETS, self._plan.targets, reserve=reserve
         )
@@ -280,9 +280,7 @@ class Story:
         times: dict[bool, list[float]] = {True: [], False: []}
         order = self._probing_order()
         guessing = self._plan.card_candidates + self._plan.project_candidates
-        probes = self._pace.fitting(
-            1, 2 * len(Form) * LEAST_TARGETS, len(order), reserve=guessing + 2 * GUESS_EXTRA
-        )
+        probes = self._pace.fitting(1, 2 * len(Form) * LEAST_TARGETS, len(order), reserve=guessing)
         for letter, sent in self._each(Stage.PROBE, order[: probes // 2 * 2]):
             times[sent].append(self._probe(letter.short))
         return AttackerTimes(
