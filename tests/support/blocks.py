@@ -236,7 +236,8 @@ class BlockModel:
             left = [u for u in left if self.charged(u) and not (u == t and stuck)]
 
     def forget(self, tenant: TenantId) -> None:
-        self.known(tenant)
+        if tenant not in self.quota:
+            return
         if any(m.tenant == tenant for m in self.leases):
             raise CacheError("the model has leases of the tenant")
         for p in sorted((p for p, h in self.age if h == tenant), key=len, reverse=True):
