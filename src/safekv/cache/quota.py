@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from safekv.cache.config import CacheConfig
@@ -221,27 +221,31 @@ class Ledger:
         if quota_blocks is not None and quota_blocks < 1:
             raise CacheError(f"quota of {tenant} is {quota_blocks} blocks", "use 1 or more")
         others = [a.explicit_blocks for a in self if a.holder != tenant]
-        explicit = [*others, quota_blocks]
-        left = self._private_blocks - sum(quota or 0 for quota in explicit)
-        equal = sum(quota is None for quota in explicit)
+        left, equal = self._left([*others, quota_blocks])
         if left < equal:
             raise CacheError(
                 f"no quota left for tenant {tenant}: {self._private_blocks} blocks for"
-                f" {len(explicit)} tenants",
+                f" {len(others) + 1} tenants",
                 "raise cache.capacity_blocks, or lower cache.shared_blocks or other quotas",
             )
         account = self._accounts.setdefault(tenant, Account(tenant, quota_blocks))
         account.explicit_blocks = quota_blocks
-        self._share = left // equal if equal else 0
+        self._divide()
         return account
 
     def close(self, tenant: TenantId) -> None:
         """Remove an account that has nothing left."""
         del self._accounts[tenant]
-        explicit = [account.explicit_blocks for account in self]
-        equal = sum(quota is None for quota in explicit)
-        left = self._private_blocks - sum(quota or 0 for quota in explicit)
+        self._divide()
+
+    def _divide(self) -> None:
+        left, equal = self._left([account.explicit_blocks for account in self])
         self._share = left // equal if equal else 0
+
+    def _left(self, explicit: Sequence[int | None]) -> tuple[int, int]:
+        """What `explicit` quotas leave of the budget, and how many tenants divide that."""
+        left = self._private_blocks - sum(quota or 0 for quota in explicit)
+        return left, sum(quota is None for quota in explicit)
 
     def quota_blocks(self, account: Account) -> int:
         """What the account is guaranteed."""

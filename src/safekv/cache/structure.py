@@ -204,7 +204,7 @@ class Structure:
     def reuse(self, node: Node, account: Account, n_blocks: int) -> None:
         """The first `n_blocks` of `node`, and so all above it, were matched by their holder.
 
-        O(nodes that were not matched before).
+        The caller marks that use. O(nodes that were not matched before).
         """
         at: Node | None = node
         while at is not None and (claim := at.claim(account.holder)) is not None:
@@ -213,10 +213,9 @@ class Structure:
             if not at.shared:
                 account.reused_blocks += n_blocks - claim.reused
             if n_blocks == at.size:
-                account.remove(claim)  # it waits among the re-used ones, if at all
-            claim.reused = n_blocks
-            self.offer(at, account)
-            at = at.parent
+                # Its order changes. Only `node` itself may lapse, and its use puts it back.
+                account.remove(claim)
+            claim.reused, at = n_blocks, at.parent
             n_blocks = at.size if at is not None else 0
 
     def offer(self, node: Node, account: Account) -> None:

@@ -62,10 +62,10 @@ class PrefixTree:
         each one comparison of memory. Raises `CacheError` for an impossible tenant and for
         tokens that are not whole int32 values.
         """
+        require_tokens(tokens, max_blocks)
         account = self._ledger.get(tenant)
         width, root = self._width, self._at.root
         limit = len(tokens) if max_blocks is None else min(len(tokens), max_blocks * width)
-        require_tokens(tokens, max_blocks)
         at, node, tail = 0, root, 0
         first: Node | None = None
         while at + width <= limit:
@@ -306,6 +306,15 @@ class PrefixTree:
         for node in reversed(held):
             self._at.drop(node, account)
         self._ledger.close(tenant)
+        return self.take_freed()
+
+    def clear(self) -> list[BlockId]:
+        """Forget all that no lease needs, shared too; returns the blocks. O(nodes)."""
+        for child in list(self._at.root.children.values()):
+            if child.shared:
+                demote(self._at, child)
+        for account in self._ledger:
+            lapse(self._at, account, account.charged_blocks)
         return self.take_freed()
 
     def take_freed(self) -> list[BlockId]:

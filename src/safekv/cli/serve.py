@@ -84,7 +84,7 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     sock = reserve_socket(server.host, server.port)
     metrics = PrometheusSink()
     engine = _engine(model, settings, metrics)
-    engine.open({record.tenant for record in tenants.list() if not record.revoked})
+    engine.open(tenants.served())
     _register_gauges(metrics, engine)
     warnings = _warnings(settings, tenants)
     for warning in warnings:

@@ -131,6 +131,10 @@ class TenantStore:
             return False
         return True
 
+    def served(self) -> set[TenantId]:
+        """Tenants with a key in force. Operators are not: their keys generate nothing."""
+        return {key.tenant for key in self.list() if key.role == "tenant" and not key.revoked}
+
     def list(self) -> tuple[KeyRecord, ...]:
         """All records, the oldest first. Raises `ConfigError` like `check`."""
         return _read(self.path)[1].keys

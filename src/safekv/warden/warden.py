@@ -39,8 +39,9 @@ class Warden:
     """Decides what each tenant may reuse, and is the only one that touches the tree.
 
     Mutable state: the tree and the promotion queue, both behind one lock that is held for
-    microseconds. The engine's thread calls `admit`, `store`, `release` and `evict`; the
-    detector's thread calls `settle` and `tick`. Events leave outside the lock.
+    microseconds, by a tick for some milliseconds. The engine's thread calls `admit`, `store`,
+    `computed`, `release`, `evict` and `take_freed`; the detector's thread `settle` and `tick`;
+    the gateway's `open` and `ceiling_blocks`. Events leave outside the lock.
     """
 
     def __init__(
@@ -65,9 +66,9 @@ class Warden:
         make the share of another smaller. Raises `CacheError` when there are too many."""
         with self._lock:
             for tenant in tenants:
-                self._tree.open(self._namespace(tenant))
+                self._tree.open(self.namespace(tenant))
 
-    def _namespace(self, tenant: TenantId) -> TenantId:
+    def namespace(self, tenant: TenantId) -> TenantId:
         """Whose cache `tenant` uses: its own, but in `unsafe-global` everybody's."""
         return UNSAFE_EVERYONE if self.config.mode is Mode.UNSAFE_GLOBAL else tenant
 
@@ -81,7 +82,7 @@ class Warden:
         n_tokens = len(tokens) // TOKEN_BYTES
         with self._lock:
             return self._tree.match(
-                self._namespace(tenant), tokens, max(0, n_tokens - 1) // self.block_tokens
+                self.namespace(tenant), tokens, max(0, n_tokens - 1) // self.block_tokens
             )
 
     def store(
@@ -135,11 +136,16 @@ class Warden:
         Least recently used first, and nothing that a running request needs.
         """
         with self._lock:
-            holder = None if tenant is None else self._namespace(tenant)
+            holder = None if tenant is None else self.namespace(tenant)
             freed = self._tree.evict(n_blocks, holder)
         if freed:
             self._emit(Evicted(len(freed)))
         return freed
+
+    def clear(self) -> list[BlockId]:
+        """Forget everything that no running request needs, for all tenants; the blocks."""
+        with self._lock:
+            return self._tree.clear()
 
     def take_freed(self) -> list[BlockId]:
         """The blocks that nobody holds since the last call; the caller owns them again."""
@@ -178,7 +184,7 @@ class Warden:
 
     def usage(self, tenant: TenantId) -> Usage:
         """What `tenant` holds and may hold, from its own history alone. O(its leases)."""
-        holder = self._namespace(tenant)
+        holder = self.namespace(tenant)
         with self._lock:
             return Usage(
                 self._tree.ceiling_blocks(holder),
@@ -189,7 +195,7 @@ class Warden:
     def ceiling_blocks(self, tenant: TenantId) -> int:
         """How many blocks `tenant` may hold, running requests included."""
         with self._lock:
-            return self._tree.ceiling_blocks(self._namespace(tenant))
+            return self._tree.ceiling_blocks(self.namespace(tenant))
 
     def stored_blocks(self) -> int:
         """How many blocks the tree holds now, and how many wait to be taken back."""
@@ -197,7 +203,7 @@ class Warden:
             return self._tree.stored_blocks + self._tree.freed_blocks
 
     def stats(self) -> TreeStats:
-        """Sizes now, for the operator only. O(nodes)."""
+        """Sizes now, for the operator only. O(tenants)."""
         with self._lock:
             return self._tree.stats()
 

@@ -392,3 +392,17 @@ async def test_a_broken_invariant_stops_the_engine(
         await until(lambda: not engine.healthy())
         with pytest.raises(EngineError):
             await ask(engine, "b", prompt(engine, 8))
+
+
+async def test_a_reset_of_the_cache_forgets_what_is_shared_too(tiny_dir: Path) -> None:
+    """Whatever was stored must not be read from a pool that starts anew."""
+    async with running(tiny_dir, Mode.SELECTIVE) as engine:
+        tokens = prompt(engine, 3 * BLOCK + 1)
+        await ask(engine, "a", tokens)
+        await settled(engine, 3)
+        await idle(engine)
+        engine.loop.batch_processor.cache.free_all_requests(clear_ledgers=True)
+        assert engine.warden.stats().blocks == 0
+        assert (await ask(engine, "a", tokens)).cached_tokens == 0
+        await idle(engine)
+        engine.check()

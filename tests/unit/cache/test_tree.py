@@ -229,3 +229,18 @@ def test_a_refused_insert_names_the_tenant_and_the_remedy() -> None:
     with pytest.raises(CacheError, match="3 blocks do not fit the 2 blocks") as refused:
         both.tree.insert(lease, tokens_of("abc"), [BlockId(n) for n in range(3)])
     assert "quota" in refused.value.hint
+
+
+def test_clear_leaves_nothing_behind_but_what_is_leased() -> None:
+    both = Lockstep(small())
+    for tenant, text in ((A, "abcd"), (B, "ab"), (C, "dd")):
+        both.put(tenant, text)
+    both.promote(A, "abc")
+    tree = both.tree
+    lease = tree.match(B, tokens_of("abcd"))
+    assert lease.n_blocks == 3
+    before = tree.stored_blocks
+    assert len(tree.clear()) == before - 3
+    assert [tree.match(tenant, tokens_of("abcd")).n_blocks for tenant in (A, B, C)] == [0, 3, 0]
+    assert tree.stats().shared_blocks == 0
+    tree.check()

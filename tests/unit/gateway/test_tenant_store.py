@@ -26,6 +26,16 @@ def test_a_key_finds_its_record_and_no_other(store: TenantStore) -> None:
         assert store.find(wrong) is None
 
 
+def test_only_tenants_with_a_key_in_force_are_served(store: TenantStore) -> None:
+    store.add("alice")
+    store.add("alice")
+    store.add("ops", operator=True)
+    gone = store.find(store.add("bob"))
+    assert gone is not None
+    store.revoke(gone.key_id)
+    assert store.served() == {"alice"}
+
+
 def test_the_file_holds_no_secret_and_is_private(store: TenantStore) -> None:
     key = store.add("alice")
     text = store.path.read_text()

@@ -164,7 +164,7 @@ class HFEngine:
         return self._running_loop()
 
     def shared_blocks(self) -> int:
-        """Blocks that every tenant may reuse; for the operator's metrics. O(nodes)."""
+        """Blocks that every tenant may reuse; for the operator's metrics. O(tenants)."""
         return self.warden.stats().shared_blocks
 
     def detection_backlog(self) -> int:

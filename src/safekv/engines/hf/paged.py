@@ -212,7 +212,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         """
         usage = self._warden.usage(admission.tenant)
         ceiling = max(usage.ceiling_blocks, admission.ceiling_blocks)
-        running = self._running_blocks(admission.tenant)
+        running = self._running_blocks(self._warden.namespace(admission.tenant))
         return ceiling - usage.charged_blocks - running, usage.evictable_blocks
 
     def count_storable_requests(self, list_blocks_needed: list[dict[str, int]]) -> int:
@@ -230,12 +230,12 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         """Nothing: eviction happens block by block, when and as far as a request needs it."""
         return False
 
-    def _running_blocks(self, tenant: TenantId | None = None) -> int:
+    def _running_blocks(self, namespace: TenantId | None = None) -> int:
         """Blocks in running requests' tables that the tree does not own. O(requests)."""
         total = 0
         for request_id, table in self._allocator.block_table.items():
             held = self._held.get(request_id)
-            if tenant is None or (held is not None and held.admission.tenant == tenant):
+            if namespace is None or (held is not None and held.lease.tenant == namespace):
                 total += len(table) - (held.stored_blocks if held is not None else 0)
         return total
 
@@ -245,15 +245,22 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         return int(self.pool.count_free_blocks(allocator.index) + in_sectors)
 
     def admission(self, request_id: str) -> Admission | None:
-        """Whose request it is, `None` for one that nobody admitted."""
-        return self._admissions.get(request_id)
+        """Whose request it is, `None` for one that nobody admitted.
+
+        A running request keeps its admission when its client has gone.
+        """
+        held = self._held.get(request_id)
+        return held.admission if held is not None else self._admissions.get(request_id)
 
     def free_all_requests(self, clear_ledgers: bool = False) -> None:
-        """Free every running request's blocks; with `clear_ledgers` also empty the tree."""
+        """Free every running request's blocks; with `clear_ledgers` also empty the tree.
+
+        Shared runs too: after a reset of the pool nothing that was stored may be read.
+        """
         for request_id in list(self._allocator.block_table):
             self.free_blocks(request_id)
         if clear_ledgers:
-            self._give_back(self._warden.evict(self._warden.stored_blocks()))
+            self._give_back(self._warden.clear())
 
     def check(self) -> None:
         """Raise `IsolationBroken` unless every block is in exactly one place. O(blocks)."""

@@ -11,6 +11,7 @@ from typing import Final
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
+from safekv.engines.hf.paged import Admission
 from safekv.types import TenantId
 
 SPARE_PART: Final = 8
@@ -65,36 +66,43 @@ class PatientScheduler(FIFOScheduler):  # type: ignore[misc]
         self.set_back &= {self._tenant(request_id) for request_id in self.active_requests}
         batch: tuple[list[FutureRequestState] | None, bool, int, int]
         batch = super().schedule_batch(token_budget, cache_budget)
-        spared = self._who_may_wait()
-        if len(spared) < len(self.starved_requests) or batch[0] is not None:
-            self.starved_requests = [s for s in self.starved_requests if s[0] not in spared]
+        in_the_way = self._in_the_way()
+        if in_the_way or batch[0] is not None:
+            self.starved_requests = in_the_way
         return batch
 
-    def _who_may_wait(self) -> list[RequestState]:
-        """Starved requests that need no set-back: their tenant has others that go on, and
-        otherwise the first of each tenant, for which the others make room."""
+    def _in_the_way(self) -> list[tuple[RequestState, int]]:
+        """The starved requests of tenants of whom nothing goes on, but for each one's first.
+
+        That one gets the memory of the others; where something goes on, all can wait for it.
+        """
         starved = {state.request_id for state, _ in self.starved_requests}
         going = {self._tenant(r) for r in self.active_requests if r not in starved}
-        spared = []
-        for state, _ in self.starved_requests:
+        in_the_way, seen = [], set[TenantId]()
+        for state, n_tokens in self.starved_requests:
             tenant = self._tenant(state.request_id)
-            if tenant in going:
-                spared.append(state)
-            elif state.request_id in starved:
-                spared.append(state)
-                starved -= {r for r in starved if self._tenant(r) == tenant}
-        return spared
+            if tenant not in going and tenant in seen:
+                in_the_way.append((state, n_tokens))
+            seen.add(tenant)
+        return in_the_way
 
     def _get_waiting_candidates(self) -> list[RequestState]:
         """The waiting requests whose tenants have memory to start them."""
         busy = {self._tenant(request_id) for request_id in self.active_requests}
-        waiting: list[RequestState] = super()._get_waiting_candidates()
-        return [state for state in waiting if self._may_start(state, busy)]
+        spare: dict[TenantId, bool] = {}
+        chosen = []
+        for state in super()._get_waiting_candidates():
+            admission = self.cache.admission(state.request_id)
+            if admission is not None and admission.tenant in busy:
+                if admission.tenant not in spare:
+                    spare[admission.tenant] = self._has_spare(admission)
+                if not spare[admission.tenant]:
+                    continue
+            chosen.append(state)
+        return chosen
 
-    def _may_start(self, state: RequestState, busy: set[TenantId]) -> bool:
-        admission = self.cache.admission(state.request_id)
-        if admission is None or admission.tenant not in busy:
-            return True
+    def _has_spare(self, admission: Admission) -> bool:
+        """Whether the tenant, of which requests run, has memory to start another."""
         if admission.tenant in self.set_back:
             return False
         room, evictable = self.cache.room_blocks(admission)
