@@ -197,6 +197,11 @@ class Warden:
         with self._lock:
             return self._tree.ceiling_blocks(self.namespace(tenant))
 
+    def shared_blocks_of(self, tokens: bytes) -> int:
+        """How many leading blocks of `tokens` every tenant may reuse; for the operator."""
+        with self._lock:
+            return self._tree.shared_blocks_of(tokens)
+
     def stored_blocks(self) -> int:
         """How many blocks the tree holds now, and how many wait to be taken back."""
         with self._lock:
