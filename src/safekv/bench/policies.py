@@ -159,10 +159,11 @@ class Keyed:
 
 
 class FirstToucher(Keyed):
-    """Whoever sends a block first owns it. The first hit of another tenant is served and flags
-    the block; from then on others keep copies of their own from there on.
+    """Whoever sends a block first owns it. Foreign reuse is served, and flags the block it ended
+    at: from then on it goes that far and no further for those who do not own what follows.
 
-    Our reading of the flag that CacheSolidarity (arXiv 2603.10726) puts on foreign reuse.
+    In the manner of CacheSolidarity (arXiv 2603.10726), as its abstract describes it: "flags
+    suspicious sharing and selectively isolates prefixes". Its code was not available.
     """
 
     def __init__(self, workload: Workload, memory: Memory) -> None:
@@ -171,22 +172,26 @@ class FirstToucher(Keyed):
         self._flagged: set[int] = set()
 
     def _parting(self, placed: Placed) -> int | None:
+        flagged = False
         for n, number in enumerate(unpack_tokens(placed.tokens)):
-            if number in self._flagged and self._owner[number] != placed.tenant:
+            if flagged and self._owner.get(number, placed.tenant) != placed.tenant:
                 return n
+            flagged = number in self._flagged
         return None
 
     def serve(self, placed: Placed) -> int:
-        at = self._parting(placed)
+        at, numbers = self._parting(placed), unpack_tokens(placed.tokens)
         hit = super().serve(placed)
-        for n, number in enumerate(unpack_tokens(placed.tokens)[:at]):
-            if self._owner.setdefault(number, placed.tenant) != placed.tenant and n < hit:
-                self._flagged.add(number)
+        for number in numbers[:at]:
+            self._owner.setdefault(number, placed.tenant)
+        ended = min(hit, len(numbers) if at is None else at)
+        if ended and self._owner[numbers[ended - 1]] != placed.tenant:
+            self._flagged.add(numbers[ended - 1])
         return hit
 
     def exposes(self, placed: Placed) -> bool:
-        behind = unpack_tokens(placed.tokens)[placed.open_blocks :]
-        return not self._flagged.intersection(behind[:1])
+        before = unpack_tokens(placed.tokens)[: placed.open_blocks]
+        return not before or before[-1] not in self._flagged
 
 
 class Guarded:

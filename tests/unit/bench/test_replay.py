@@ -51,7 +51,7 @@ def test_hits_are_counted_as_each_policy_allows() -> None:
         "isolated": 2,  # the second request of a
         "global": 2 + 2 + 2 + 1 + 2,
         "oracle": 2 + 2 + 2 + 1 + 1,
-        "first-toucher": 2 + 2,  # b is the foreign hit that flags both blocks; a owns them
+        "first-toucher": 2 + 2 + 2 + 1 + 1,  # d parts behind block 0, and e gets no further
         "safekv-isolated": 2,
         "safekv-declared": 1 + 2 + 1 + 1,  # block 0 from the first tick on
         "safekv-paper": 2 + 2 + 1 + 1,  # b came before the tick
@@ -62,9 +62,10 @@ def test_what_a_stranger_can_confirm_is_counted() -> None:
     rows = run(SHARED_PROMPT, ReplayPlan(), silent)["policies"]
     exposed = {name: row["attacker_advantage"] for name, row in rows.items()}
     assert exposed["global"] == 1
-    assert exposed["first-toucher"] > 0
-    for name in ("isolated", "oracle", "safekv-isolated", "safekv-declared", "safekv-paper"):
-        assert exposed[name] == 0, name
+    assert not any(exposed[name] for name in POLICIES if name != "global")
+    early = run(trace((0, "a", [0, 1], True)), ReplayPlan(), silent)["policies"]
+    assert early["first-toucher"]["attacker_advantage"] == 1  # nobody has parted there yet
+    assert early["safekv-paper"]["attacker_advantage"] == 0
     missed = ReplayPlan(dealing=Dealing(recall=0), policies=["safekv-paper"])
     assert run(SHARED_PROMPT, missed, silent)["policies"]["safekv-paper"]["attacker_advantage"] == 1
 
