@@ -139,5 +139,8 @@ def test_two_halves_of_two_objects_never_open(payload: bytes, cut: int) -> None:
     one, two = (sealed_by(vault, ALICE, b"", payload) for _ in range(2))
     assert one != two
     at = min(HEADER_BYTES + cut, len(one) - 1)
-    must_not_open(vault, ALICE, b"", one[:at] + two[at:])
+    spliced = one[:at] + two[at:]
+    # The last byte of two tags is equal once in 256 times.
+    if spliced != one:
+        must_not_open(vault, ALICE, b"", spliced)
     must_not_open(vault, ALICE, b"", two[:HEADER_BYTES] + one[HEADER_BYTES:])
