@@ -45,7 +45,7 @@ PAYLOAD_LIMIT_BYTES: Final = 2**31 - 1
 SESSION_OBJECTS: Final = 2**16
 """Far below what one AES-GCM key bears, even if every payload had 2 GiB: 2**43 cipher blocks."""
 
-_HEADER: Final = struct.Struct(">32sIQI")
+_pack_header: Final = struct.Struct(">32sIQI").pack
 _START: Final = struct.Struct(">BBHI24s")
 _CIPHERS: Final = {cipher.value: cipher for cipher in Cipher}
 _ZEROS: Final = bytes(1 << 16)
@@ -96,22 +96,37 @@ class Session:
         Returns 0, and seals nothing, once the session is spent, and after a fork. Raises
         `VaultError` if the buffers do not fit; then nothing was sealed.
         """
-        data, target = flat(payload), flat(out)
-        size = len(data)
+        size = memoryview(payload).nbytes
         end = size + OVERHEAD_BYTES
-        if len(target) < end or size > PAYLOAD_LIMIT_BYTES or target.readonly:
-            raise _does_not_fit(size, target)
+        if len(out) < end:
+            return self._seal_unusual(context, payload, out)
         count = next(self._count)
         if count >= SESSION_OBJECTS or self._generation != _generation:
             return 0
-        header = _HEADER.pack(self._start, count, time_ns(), 0)
-        target[:HEADER_BYTES] = header
+        header = _pack_header(self._start, count, time_ns(), 0)
         bound = b"".join((header, self._holder, len(context).to_bytes(4), context))
         try:
-            self._aead.encrypt_into(header[32:44], data, bound, target[HEADER_BYTES:end])
-        except BufferError:
-            raise _gaps() from None
+            out[:HEADER_BYTES] = header
+            self._aead.encrypt_into(header[32:44], payload, bound, out[HEADER_BYTES:end])  # type: ignore[arg-type]
+        except (TypeError, ValueError, BufferError, OverflowError):
+            return self._seal_unusual(context, payload, out)
         return end
+
+    def _seal_unusual(self, context: bytes, payload: Buffer, out: memoryview) -> int:
+        """Try again with views of plain bytes, or say what is wrong with the buffers.
+
+        Checked here, after a failure, because checking costs as much as sealing 16 KiB.
+        """
+        data, target = flat(payload), flat(out)
+        if (
+            len(data) > PAYLOAD_LIMIT_BYTES
+            or len(target) < len(data) + OVERHEAD_BYTES
+            or target.readonly
+        ):
+            raise _does_not_fit(len(data), target)
+        if not (data.c_contiguous and target.c_contiguous):
+            raise _gaps()
+        return self.seal_into(context, data, target)
 
 
 _generation = 0

@@ -71,9 +71,9 @@ class Vault:
         return f"Vault({self._keyring!r})"
 
     @classmethod
-    def ephemeral(cls) -> Vault:
+    def ephemeral(cls, cipher: Cipher | None = None) -> Vault:
         """A vault whose keys were never on disk: after a restart nothing it sealed opens."""
-        return cls(MemoryKeyring(), FixedMasters(LocalMaster.generate()))
+        return cls(MemoryKeyring(), FixedMasters(LocalMaster.generate()), cipher)
 
     @classmethod
     def from_files(
@@ -103,9 +103,11 @@ class Vault:
         """
         if monotonic() >= self._look_again_s:
             self._follow()
-        session = self._sessions.get(tenant)
-        written = session.seal_into(context, payload, out) if session is not None else 0
-        return written or self._new_session(tenant).seal_into(context, payload, out)
+        if session := self._sessions.get(tenant):
+            written = session.seal_into(context, payload, out)
+            if written:
+                return written
+        return self._new_session(tenant).seal_into(context, payload, out)
 
     def open_into(self, tenant: Holder, context: bytes, sealed: Buffer, out: memoryview) -> int:
         """Open `sealed` into the start of `out` and return the payload's bytes. O(n), no copy.
@@ -116,12 +118,16 @@ class Vault:
         """
         if monotonic() >= self._look_again_s:
             self._follow()
-        source = flat(sealed)
+        source = memoryview(sealed)
+        if source.format != "B" or source.ndim != 1:
+            source = flat(source)
         header = bytes(source[:HEADER_BYTES])
         opener = self._openers.get((tenant, header[:SESSION_BYTES]))
         if opener is None:
             opener = self._new_opener(tenant, header)
-        return opener.open_into(header, context, source, flat(out))
+        if out.format != "B" or out.ndim != 1:
+            out = flat(out)
+        return opener.open_into(header, context, source, out)
 
     def is_stale(self, tenant: Holder, sealed: Buffer) -> bool:
         """Whether `sealed` should be sealed again, because its tenant has a newer key since.
