@@ -32,7 +32,10 @@ class LazyCommand:
 COMMANDS: Final = {
     "serve": LazyCommand("safekv.cli.serve:serve", "Serve a model to several tenants over HTTP."),
     "demo": LazyCommand("safekv.cli.demo:demo", "Show what sharing leaks and what it saves."),
-    "tenant": LazyCommand("safekv.cli.tenant:tenant", "Add, list and revoke tenant keys."),
+    "tenant": LazyCommand(
+        "safekv.cli.tenant:tenant", "Add, list, revoke and forget tenants' keys."
+    ),
+    "vault": LazyCommand("safekv.cli.vault:vault", "Manage the keys that blocks are sealed with."),
     "models": LazyCommand("safekv.cli.models:models", "List, fetch and verify known models."),
     "detect": LazyCommand(
         "safekv.cli.detect:detect", "Check texts for private data and measure the detector."
