@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "serve": LazyCommand("safekv.cli.serve:serve", "Serve a model to several tenants over HTTP."),
     "demo": LazyCommand("safekv.cli.demo:demo", "Show what sharing leaks and what it saves."),
     "tenant": LazyCommand("safekv.cli.tenant:tenant", "Add, list and revoke tenant keys."),
+    "declare": LazyCommand("safekv.cli.declare:declare", "Say which texts all tenants share."),
     "models": LazyCommand("safekv.cli.models:models", "List, fetch and verify known models."),
     "detect": LazyCommand(
         "safekv.cli.detect:detect", "Check texts for private data and measure the detector."
