@@ -1,8 +1,8 @@
-"""Progress of fetching a model, on stderr, so that stdout holds nothing but the result."""
+"""Progress of what takes long, on stderr, so that stdout holds nothing but the result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -69,3 +69,40 @@ class _BarReport:
             self._bars.stop_task(self._task)
         self._phase = phase
         return self._bars.add_task(f"  {phase.value}", total=None)
+
+
+@contextmanager
+def step_progress(name: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show what the yielded function hears (steps done, steps in all, a note): for long runs.
+
+    A bar on a terminal; elsewhere a line for every tenth of the way.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _TenthReport(console, name)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bars(*columns, console=console) as bars:
+        task = bars.add_task(name, total=None, note="")
+        yield lambda done, total, note: bars.update(task, completed=done, total=total, note=note)
+
+
+class _TenthReport:
+    """Prints a line at each tenth of the way: for logs."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console = console
+        self._name = name
+        self._tenth = -1
+
+    def __call__(self, done: int, total: int, note: str) -> None:
+        tenth = 10 * done // max(1, total)
+        if tenth != self._tenth:
+            self._tenth = tenth
+            self._console.print(f"{self._name}: {done} of {total} {note}".rstrip(), highlight=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from safekv.types import Verdict
 
@@ -43,6 +43,17 @@ class Finding:
     confidence: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Characters `[start, end)` in which a stage found something of `kind`; never the text."""
+
+    start: int
+    end: int
+    kind: str
+    stage: str
+    confidence: float = 1.0
+
+
 class Detector(Protocol):
     """Judges which blocks of a document may be shared between tenants.
 
@@ -52,7 +63,8 @@ class Detector(Protocol):
     * no memory between calls: the same document gives the same findings;
     * findings depend on the document alone, so what other tenants sent never moves them;
     * a block is cleared only after a fixed look-ahead behind it was seen; text further
-      behind may turn it `PRIVATE` and never the other way;
+      behind may turn it `PRIVATE`, and the other way only in a stage that weighs words by
+      what surrounds them, as the token classifier does;
     * `SHAREABLE` only after everything it looks for was looked for; when in doubt `UNSURE`;
     * an exception means no opinion, and the blocks stay private.
     """
@@ -60,3 +72,24 @@ class Detector(Protocol):
     name: str
 
     def judge(self, document: Document) -> Sequence[Finding]: ...
+
+
+@runtime_checkable
+class BatchDetector(Detector, Protocol):
+    """A detector that judges several documents sooner together than one by one.
+
+    Each gets the findings that it would get alone, to within rounding.
+    """
+
+    def judge_all(self, documents: Sequence[Document]) -> Sequence[Sequence[Finding]]: ...
+
+
+@runtime_checkable
+class Locator(Protocol):
+    """A detector that can also say where: for people who look at what it finds."""
+
+    def locate(self, text: str) -> Sequence[Located]: ...
+
+
+LOOK_AHEAD: Final = Finding(Verdict.UNSURE, rule="look-ahead")
+UNREADABLE: Final = Finding(Verdict.UNSURE, rule="undecodable")

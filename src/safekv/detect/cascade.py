@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from safekv.detect.base import Detector, Document, Finding
+from safekv.detect.base import BatchDetector, Detector, Document, Finding, Located, Locator
 from safekv.types import Verdict
 
 STAGE_FAILED: Final = Finding(Verdict.UNSURE, rule="stage-failed", confidence=0.0)
@@ -31,32 +31,69 @@ class Cascade:
 
     def judge(self, document: Document) -> list[Finding]:
         """One finding per block. Stages run until every block is private."""
-        blocks = len(document.block_ends)
-        findings = [] if self._stages else [NO_STAGE] * blocks
-        for stage in self._stages:
-            if findings and all(found.verdict is Verdict.PRIVATE for found in findings):
-                break
-            answer = self._ask(stage, document)
-            findings = [
-                _stricter(before, now)
-                for before, now in zip(findings or answer, answer, strict=True)
-            ]
+        (findings,) = self.judge_all([document])
         return findings
+
+    def locate(self, text: str) -> list[Located]:
+        """What all stages that can say where find in `text`, ascending. Raises what they raise."""
+        found = [
+            one
+            for stage in self._stages
+            if isinstance(stage, Locator)
+            for one in stage.locate(text)
+        ]
+        return sorted(found, key=lambda one: (one.start, one.end, one.stage))
+
+    def judge_all(self, documents: Sequence[Document]) -> list[list[Finding]]:
+        """As `judge` for each of `documents`; a stage sees those that are not all private yet."""
+        answers: list[list[Finding]] = [
+            [] if self._stages else [NO_STAGE] * len(one.block_ends) for one in documents
+        ]
+        for stage in self._stages:
+            waiting = [i for i, answer in enumerate(answers) if not _is_settled(answer)]
+            told = self._ask_all(stage, [documents[i] for i in waiting])
+            for i, now in zip(waiting, told, strict=True):
+                answers[i] = [
+                    _stricter(old, new) for old, new in zip(answers[i] or now, now, strict=True)
+                ]
+        return answers
+
+    def _ask_all(self, stage: Detector, documents: Sequence[Document]) -> list[list[Finding]]:
+        """What `stage` says of each. Asked one by one when it has no answer to all together."""
+        if len(documents) > 1 and isinstance(stage, BatchDetector):
+            try:
+                told = [list(one) for one in stage.judge_all(documents)]
+                for document, answer in zip(documents, told, strict=True):
+                    _require_answer(answer, len(document.block_ends))
+            except Exception as error:
+                self._on_failure(stage.name, type(error).__name__)
+            else:
+                return told
+        return [self._ask(stage, one) for one in documents]
 
     def _ask(self, stage: Detector, document: Document) -> list[Finding]:
         """What `stage` says, or `STAGE_FAILED` for each block when that is no answer."""
         blocks = len(document.block_ends)
         try:
             answer = list(stage.judge(document))
-            if len(answer) != blocks:
-                raise ValueError("not one finding per block")
-            for found in answer:
-                if not isinstance(found, Finding) or not isinstance(found.verdict, Verdict):
-                    raise TypeError("not a finding")
+            _require_answer(answer, blocks)
         except Exception as error:
             self._on_failure(stage.name, type(error).__name__)
             return [STAGE_FAILED] * blocks
         return answer
+
+
+def _require_answer(answer: Sequence[object], blocks: int) -> None:
+    """Raises `ValueError` or `TypeError` unless `answer` is one finding for each of `blocks`."""
+    if len(answer) != blocks:
+        raise ValueError("not one finding per block")
+    for found in answer:
+        if not isinstance(found, Finding) or not isinstance(found.verdict, Verdict):
+            raise TypeError("not a finding")
+
+
+def _is_settled(findings: Sequence[Finding]) -> bool:
+    return bool(findings) and all(found.verdict is Verdict.PRIVATE for found in findings)
 
 
 def _stricter(before: Finding, now: Finding) -> Finding:

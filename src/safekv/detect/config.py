@@ -10,24 +10,51 @@ from safekv.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectConfig:
-    """Which rules run and how far they look ahead.
+    """Which stages judge prompts, in which process, and what they may cost.
 
-    `extra_rulesets` are TOML files of the operator's own rules, added to the shipped ones.
-    A block is judged only when `lookahead_chars` of the same prompt follow it, so that
-    an identifier cannot be cut in two by a block's edge. `queue_prompts` bounds the
-    backlog; a prompt that does not fit stays private.
+    `stages` run in this order: `rules`, `classifier`, and names that installed packages
+    give in the entry-point group `safekv.detectors`. `extra_rulesets` are TOML files of the
+    operator's own rules, added to the shipped ones. `classifier` is the folder of a model
+    that `safekv detect train` made; a positive `classifier_bias` makes it find more, and
+    flag more. A block is judged only when `lookahead_chars` of the same prompt follow it, so
+    that an identifier cannot be cut in two by a block's edge.
+
+    `queue_prompts` bounds the backlog, of which one tenant may hold `tenant_prompts`; a
+    prompt that does not fit stays private. With `process` the stages run in a process of
+    their own, which is killed and started again when an answer takes `time_limit_s`.
+    `remembered_prompts` verdicts are kept for each tenant, so that what it repeats is judged
+    once.
     """
 
+    stages: tuple[str, ...] = ("rules",)
     extra_rulesets: tuple[Path, ...] = ()
     lookahead_chars: int = 64
+    classifier: Path | None = None
+    classifier_bias: float = 0.0
     queue_prompts: int = 256
+    tenant_prompts: int = 64
+    batch_prompts: int = 8
+    remembered_prompts: int = 256
+    process: bool = True
+    time_limit_s: float = 10.0
 
     def __post_init__(self) -> None:
+        if not self.stages:
+            raise ConfigError("detect.stages is empty", "name at least one stage, such as rules")
+        if len(set(self.stages)) != len(self.stages):
+            raise ConfigError("detect.stages names a stage twice", "name each stage once")
         if self.lookahead_chars < 0:
             raise ConfigError(
                 f"detect.lookahead_chars is {self.lookahead_chars}", "use 0 or more characters"
             )
-        if self.queue_prompts < 1:
+        if self.remembered_prompts < 0:
             raise ConfigError(
-                f"detect.queue_prompts is {self.queue_prompts}", "use at least 1 prompt"
+                f"detect.remembered_prompts is {self.remembered_prompts}", "use 0 or more prompts"
             )
+        for name in ("queue_prompts", "tenant_prompts", "batch_prompts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"detect.{name} is {getattr(self, name)}", "use at least 1 prompt"
+                )
+        if self.time_limit_s <= 0:
+            raise ConfigError(f"detect.time_limit_s is {self.time_limit_s}", "use more than 0")

@@ -1,55 +1,59 @@
-"""How well stage 1 does on labelled text, and how long it takes: recall, precision, latency."""
+"""How well detectors do on labelled text, and how long they take: recall, precision, latency."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
-from zlib import crc32
+from typing import Any, Final, Protocol
 
-from safekv.detect.rules import RuleDetector
-from safekv.errors import ConfigError
+from safekv.detect.base import Detector, Document, Located
+from safekv.detect.labelled import LabelledSpan, LabelledText
+from safekv.types import Verdict
 
-CHARACTERS: Final = 4000
-"""What latencies are given for: about 1,000 tokens of English."""
+CHARACTERS_PER_TOKEN: Final = 4
+"""What a token is taken for, so that figures do not depend on one model's tokenizer."""
+
+BLOCK_TOKENS: Final = (16, 32, 64)
+PROMPT_TOKENS: Final = 1000
+"""Tokens in the documents that short texts are joined into, and what latencies are given for."""
+
+OVERALL: Final = "ALL"
+
+PUBLIC_KINDS: Final = frozenset(
+    {"company", "corporation", "creative-work", "date", "date_time", "documentreference"}
+    | {"domain_name", "event", "facility", "group", "gpe", "loc", "location", "militaryplatform"}
+    | {"misc", "money", "nationality", "norp", "org", "organisation", "organization", "prefix"}
+    | {"product", "quantity", "temporal", "title", "url", "weapon"}
+)
+"""Kinds of labels, in lower case, that do not make a block sensitive. All others do."""
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledSpan:
-    """Characters `[start, end)` that a person or a generator called `kind`."""
+class Measured(Protocol):
+    """What can be measured: it judges blocks, without look-ahead, and says where."""
 
-    start: int
-    end: int
-    kind: str
+    def judge(self, document: Document) -> Sequence[Any]: ...
 
-
-@dataclass(frozen=True, slots=True)
-class LabelledText:
-    """A text, and every span of it that is labelled. `group` is its template, where known."""
-
-    text: str = field(repr=False)
-    spans: tuple[LabelledSpan, ...] = ()
-    group: str = ""
+    def locate(self, text: str) -> Sequence[Located]: ...
 
 
 @dataclass(slots=True)
 class Score:
-    """Right, missed and wrong, in characters and in documents."""
+    """Right, missed and wrong."""
 
     hit: int = 0
     missed: int = 0
+    right: int = 0
     wrong: int = 0
 
     def as_dict(self) -> dict[str, float | int | None]:
         recall = _ratio(self.hit, self.hit + self.missed)
-        precision = _ratio(self.hit, self.hit + self.wrong)
+        precision = _ratio(self.right, self.right + self.wrong)
         f1 = None
         if recall is not None and precision is not None:
-            f1 = 2 * recall * precision / (recall + precision) if recall + precision else 0.0
+            total = recall + precision
+            f1 = round(2 * recall * precision / total, 4) if total else 0.0
         return {
             "recall": recall,
             "precision": precision,
@@ -58,112 +62,137 @@ class Score:
         }
 
 
-def read_labelled(path: Path) -> list[LabelledText]:
-    """The texts of `path`: JSON lines or one JSON list with `text` and `spans`, or CoNLL.
+@dataclass(slots=True)
+class Blocks:
+    """Blocks of one size by whether they are sensitive and whether they were held back."""
 
-    Spans have `start`, `end` and `type`; the field names of presidio-research are
-    understood as well. Raises `ConfigError`, naming the line, for anything else.
+    score: Score = field(default_factory=Score)
+    clean: int = 0
+    flagged: int = 0
+
+    def count(self, sensitive: bool, held_back: bool) -> None:
+        self.score.hit += sensitive and held_back
+        self.score.missed += sensitive and not held_back
+        self.score.right += sensitive and held_back
+        self.score.wrong += held_back and not sensitive
+        self.clean += not sensitive
+        self.flagged += held_back and not sensitive
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        figures = self.score.as_dict()
+        return {key: figures[key] for key in ("recall", "precision", "f1")}
+
+
+def evaluate(detector: Measured, texts: Sequence[LabelledText], split: str) -> dict[str, Any]:
+    """Recall and precision by kind and by block, and false flags, as plain data.
+
+    An entity counts as found when half of its characters are covered, whatever by; CoNLL
+    words are an entity each. A finding is right when half of it is labelled; a kind has the
+    precision of the texts that it occurs in. For blocks, texts are joined to documents of
+    some 1,000 tokens, and a block is held back unless it is judged shareable.
+    `false_flag_rate` is the share of 64-token blocks without a sensitive label that are
+    held back.
     """
-    try:
-        content = path.read_text(encoding="utf-8")
-        if ".conll" in path.name:
-            return list(_conll(content))
-        return [_record(path, number, item) for number, item in _items(content)]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(
-            f"labelled file {path} cannot be read ({type(error).__name__})",
-            "give JSON lines with text and spans, or a .conll file",
-        ) from error
-
-
-def evaluate(detector: RuleDetector, texts: Sequence[LabelledText]) -> dict[str, Any]:
-    """Recall by kind, precision over all, and latency, as plain data.
-
-    Stage 1 does not say which kind it found, so a kind has the precision of the documents
-    in which it occurs: what the detector covers there and no label does counts as wrong.
-    A document counts as found when any of its labelled characters of that kind is.
-    Latency is that of all texts joined and cut every 4,000 characters, the best of three.
-    """
-    characters: dict[str, Score] = {}
-    documents: dict[str, Score] = {}
-    whole, clean, flagged = Score(), 0, 0
-    for labelled in texts:
-        covered = _covered(detector.find(labelled.text), len(labelled.text))
-        wrong = _count(labelled, covered, characters, documents, whole)
-        if not labelled.spans:
-            clean += 1
-            flagged += bool(wrong)
-    latencies = _latencies_us(detector, "\n".join(labelled.text for labelled in texts))
+    sizes = {tokens: Blocks() for tokens in BLOCK_TOKENS}
+    for document in joined(texts):
+        _count_blocks(detector, document, sizes)
+    widest = sizes[BLOCK_TOKENS[-1]]
     return {
-        "documents": len(texts),
-        "characters": {kind: score.as_dict() for kind, score in sorted(characters.items())},
-        "by_document": {kind: score.as_dict() for kind, score in sorted(documents.items())},
-        "overall": whole.as_dict(),
-        "false_flag_rate": _ratio(flagged, clean),
-        "latency_us_per_4000_characters": {
-            "p50": _percentile(latencies, 0.5),
-            "p99": _percentile(latencies, 0.99),
-        },
+        "split": split,
+        "entity": {kind: score.as_dict() for kind, score in sorted(_entities(detector, texts))},
+        "blocks": {str(tokens): blocks.as_dict() for tokens, blocks in sizes.items()},
+        "false_flag_rate": _ratio(widest.flagged, widest.clean),
     }
 
 
-def half_of(texts: Iterable[LabelledText], held_out: bool) -> list[LabelledText]:
-    """One half of `texts`; all of one template fall into the same."""
-    return [one for one in texts if _is_held_out(one) == held_out]
+def latencies_us(stage: Detector, texts: Iterable[str]) -> dict[str, float | None]:
+    """p50 and p99 of what judging 1,000 tokens as one block takes, in microseconds.
+
+    The best of three for each piece of the joined texts; one that is shorter is scaled up.
+    """
+    text = "\n".join(texts)
+    size = PROMPT_TOKENS * CHARACTERS_PER_TOKEN
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    full = [piece for piece in pieces if len(piece) == size] or pieces[:1]
+    measured = [_best_us(stage, piece) * size / len(piece) for piece in full]
+    return {"p50": _percentile(measured, 0.5), "p99": _percentile(measured, 0.99)}
 
 
-def _is_held_out(labelled: LabelledText) -> bool:
-    return bool(crc32((labelled.group or labelled.text).encode(errors="replace")) & 1)
+def joined(texts: Iterable[LabelledText]) -> Iterator[LabelledText]:
+    """`texts` one behind the other, in documents of at least 1,000 tokens but the last."""
+    text, spans = "", list[LabelledSpan]()
+    for one in texts:
+        text = f"{text}\n\n" if text else ""
+        spans += (LabelledSpan(s.start + len(text), s.end + len(text), s.kind) for s in one.spans)
+        text += one.text
+        if len(text) >= PROMPT_TOKENS * CHARACTERS_PER_TOKEN:
+            yield LabelledText(text, tuple(spans))
+            text, spans = "", []
+    if text:
+        yield LabelledText(text, tuple(spans))
 
 
-def _latencies_us(detector: RuleDetector, text: str) -> list[float]:
-    """One figure per 4,000 characters; a shorter text is scaled up, a last piece left out."""
-    pieces = [text[at : at + CHARACTERS] for at in range(0, len(text), CHARACTERS)]
-    full = [piece for piece in pieces if len(piece) == CHARACTERS] or pieces[:1]
-    return [_best_us(detector, piece) * CHARACTERS / len(piece) for piece in full]
+def is_sensitive(kind: str) -> bool:
+    """Whether a label of this kind makes the block it touches sensitive."""
+    return kind.lower() not in PUBLIC_KINDS
 
 
-def _best_us(detector: RuleDetector, text: str) -> float:
-    best = math.inf
-    for _ in range(3):
-        before = time.perf_counter_ns()
-        detector.find(text)
-        best = min(best, (time.perf_counter_ns() - before) / 1e3)
-    return best
+def _count_blocks(detector: Measured, document: LabelledText, sizes: dict[int, Blocks]) -> None:
+    """Judges the smallest blocks; a larger one is held back when one of its parts is."""
+    size = min(sizes) * CHARACTERS_PER_TOKEN
+    ends = range(size, len(document.text) + 1, size)
+    findings = detector.judge(Document(document.text, tuple(ends)))
+    held_back = [finding.verdict is not Verdict.SHAREABLE for finding in findings]
+    marked = _covered(
+        ((s.start, s.end) for s in document.spans if is_sensitive(s.kind)), len(document.text)
+    )
+    sensitive = [any(marked[end - size : end]) for end in ends]
+    for tokens, blocks in sizes.items():
+        parts = tokens // min(sizes)
+        for at in range(0, len(sensitive) - parts + 1, parts):
+            blocks.count(any(sensitive[at : at + parts]), any(held_back[at : at + parts]))
 
 
-def _covered(found: Iterable[tuple[int, int, str]], size: int) -> bytearray:
+def _entities(detector: Measured, texts: Iterable[LabelledText]) -> Iterator[tuple[str, Score]]:
+    scores: dict[str, Score] = {OVERALL: Score()}
+    for one in texts:
+        found = detector.locate(one.text)
+        covered = _covered(((f.start, f.end) for f in found), len(one.text))
+        labelled = _covered(((s.start, s.end) for s in one.spans), len(one.text))
+        right = sum(_is_half(labelled, f.start, f.end) for f in found)
+        kinds = {span.kind for span in one.spans}
+        for kind in (OVERALL, *kinds):
+            score = scores.setdefault(kind, Score())
+            score.right += right
+            score.wrong += len(found) - right
+        for span in one.spans:
+            hit = _is_half(covered, span.start, span.end)
+            counted = (span.kind, OVERALL) if is_sensitive(span.kind) else (span.kind,)
+            for kind in counted:
+                scores[kind].hit += hit
+                scores[kind].missed += not hit
+    yield from scores.items()
+
+
+def _covered(spans: Iterable[tuple[int, int]], size: int) -> bytearray:
     covered = bytearray(size)
-    for start, end, _ in found:
+    for start, end in spans:
         covered[start:end] = b"\x01" * (end - start)
     return covered
 
 
-def _count(
-    labelled: LabelledText,
-    covered: bytearray,
-    characters: dict[str, Score],
-    documents: dict[str, Score],
-    whole: Score,
-) -> int:
-    """Adds one document to the scores, and returns how many characters were wrong."""
-    truth = _covered(((s.start, s.end, s.kind) for s in labelled.spans), len(covered))
-    wrong = sum(covered) - sum(a & b for a, b in zip(covered, truth, strict=True))
-    hits: dict[str, int] = {}
-    for span in labelled.spans:
-        hit = sum(covered[span.start : span.end])
-        hits[span.kind] = hits.get(span.kind, 0) + hit
-        for score in (characters.setdefault(span.kind, Score()), whole):
-            score.hit += hit
-            score.missed += span.end - span.start - hit
-    whole.wrong += wrong
-    for kind, hit in hits.items():
-        characters[kind].wrong += wrong
-        score = documents.setdefault(kind, Score())
-        score.hit += bool(hit)
-        score.missed += not hit
-        score.wrong += bool(wrong)
-    return wrong
+def _is_half(covered: bytearray, start: int, end: int) -> bool:
+    return end > start and 2 * sum(covered[start:end]) >= end - start
+
+
+def _best_us(stage: Detector, text: str) -> float:
+    best = math.inf
+    document = Document(text, (len(text),))
+    for _ in range(3):
+        before = time.perf_counter_ns()
+        stage.judge(document)
+        best = min(best, (time.perf_counter_ns() - before) / 1e3)
+    return best
 
 
 def _ratio(part: int, whole: int) -> float | None:
@@ -173,53 +202,3 @@ def _ratio(part: int, whole: int) -> float | None:
 def _percentile(values: Sequence[float], share: float) -> float | None:
     ordered = sorted(values)
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else None
-
-
-def _items(content: str) -> Iterator[tuple[int, Any]]:
-    if content.lstrip().startswith("["):
-        yield from enumerate(json.loads(content), 1)
-        return
-    for number, line in enumerate(content.splitlines(), 1):
-        if line.strip():
-            yield number, json.loads(line)
-
-
-def _record(path: Path, number: int, item: Any) -> LabelledText:
-    try:
-        text = item["text"] if "text" in item else item["full_text"]
-        spans = tuple(_span(text, span) for span in item["spans"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: record {number} is not labelled text ({type(error).__name__})",
-            'each record is {"text": "...", "spans": [{"start": 0, "end": 4, "type": "..."}]}',
-        ) from error
-    return LabelledText(text, spans, str(item.get("template_id", "")))
-
-
-def _span(text: str, span: Mapping[str, Any]) -> LabelledSpan:
-    start = span["start"] if "start" in span else span["start_position"]
-    end = span["end"] if "end" in span else span["end_position"]
-    if not 0 <= start <= end <= len(text):
-        raise ValueError("the span lies outside the text")
-    return LabelledSpan(start, end, str(span["type"] if "type" in span else span["entity_type"]))
-
-
-def _conll(content: str) -> Iterator[LabelledText]:
-    words: list[tuple[str, str]] = []
-    for line in (*content.splitlines(), ""):
-        parts = line.split()
-        if len(parts) >= 2:
-            words.append((parts[0], parts[-1]))
-        elif not parts and words:
-            yield _sentence(words)
-            words = []
-
-
-def _sentence(words: Iterable[tuple[str, str]]) -> LabelledText:
-    text, spans = "", []
-    for word, tag in words:
-        start = len(text) + bool(text)
-        text = f"{text} {word}" if text else word
-        if tag != "O":
-            spans.append(LabelledSpan(start, len(text), tag.partition("-")[2] or tag))
-    return LabelledText(text, tuple(spans))

@@ -35,6 +35,15 @@ def fold(piece: str) -> str:
     return "".join(_ascii_twin(c) for c in _visible(composed))
 
 
+def encodable(text: str) -> str:
+    """`text` with each lone surrogate as U+FFFD: of the same length, and it can be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join(UNDECODABLE if "\ud800" <= c <= "\udfff" else c for c in text)
+    return text
+
+
 def joins(c: str) -> bool:
     """Whether NFKC may compose `c` with the character before it."""
     return unicodedata.combining(c) != 0 or "\u1160" <= c <= "\u11ff"

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from safekv.detect.base import Document, Finding
+from safekv.detect.base import LOOK_AHEAD, UNREADABLE, Document, Finding, Located
 from safekv.detect.config import DetectConfig
 from safekv.detect.normalise import UNDECODABLE, View, read_fully, read_lightly
 from safekv.errors import ConfigError
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from safekv.detect.matching import Gate, Rule
 
 CLEAN: Final = Finding(Verdict.SHAREABLE, rule="clean")
-LOOK_AHEAD: Final = Finding(Verdict.UNSURE, rule="look-ahead")
-UNREADABLE: Final = Finding(Verdict.UNSURE, rule="undecodable")
 
 
 class RuleDetector:
@@ -79,17 +77,18 @@ class RuleDetector:
                 _veto(findings, document.block_ends, start, end, private)
         return findings
 
-    def find(self, text: str) -> list[tuple[int, int, str]]:
+    def locate(self, text: str) -> list[Located]:
         """Where rules fire in `text`, in characters, and which; ascending, may overlap.
 
         A rule for whole messages is found where it fires. Raises `DetectorError` when the
         scan ran out of memory.
         """
-        return sorted(
-            (start, end, rule.id)
+        found = [
+            Located(start, end, rule.id, self.name)
             for rule, spans in self._spans(*self._read(text))
             for start, end in spans
-        )
+        ]
+        return sorted(found, key=lambda one: (one.start, one.end, one.kind))
 
     def _spans(
         self, view: View, data: bytes, hits: Iterable[int]

@@ -1,0 +1,298 @@
+"""Stage 2: a small token classifier that finds names, addresses and numbers by their context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from safekv.detect.base import LOOK_AHEAD, UNREADABLE, Document, Finding, Located
+from safekv.detect.config import DetectConfig
+from safekv.detect.manifest import MODEL, TOKENIZER, Manifest, read_model
+from safekv.errors import ConfigError, DetectorError, ModelError
+from safekv.types import Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from safekv.detect.encoding import Encoder, Pieces
+
+    Floats: TypeAlias = NDArray[np.float32]
+    Places: TypeAlias = NDArray[np.int64]
+
+BATCH_WINDOWS: Final = 8
+"""Windows in one call of the runtime: more gain nothing on a CPU and hold more memory."""
+
+MAX_UNREAD: Final = 0.25
+"""Of a block's characters that are not blank, the share without a word piece that is let pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One text as the network saw it. Rows of `scores` are pieces, columns sensitive labels."""
+
+    pieces: Pieces
+    starts: Places = field(repr=False)
+    ends: Places = field(repr=False)
+    scores: Floats = field(repr=False)
+
+    @property
+    def risks(self) -> Floats:
+        """For each piece the probability that it is sensitive, whatever its label."""
+        total: Floats = self.scores.sum(axis=1)
+        return total
+
+
+class TokenClassifier:
+    """Vetoes blocks whose most sensitive word piece is likelier so than the manifest allows.
+
+    A block's score is the highest probability, over its pieces and over the windows that
+    hold them, that a piece is of a sensitive label. Text is read in windows that share 128
+    pieces, so nothing shorter straddles an edge. A block of which a quarter cannot be read
+    in the model's vocabulary is never shareable. Runs on one CPU thread, by onnxruntime and
+    tokenizers alone. Thread-safe; no mutable state.
+    """
+
+    name = "classifier"
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder: Encoder,
+        session: Any,
+        *,
+        bias: float = 0.0,
+        lookahead_chars: int = 64,
+    ) -> None:
+        """`bias` is added to the log-odds of "sensitive": above 0 more is found, and flagged."""
+        self.manifest = manifest
+        self._encoder = encoder
+        self._session = session
+        self._bias = bias
+        self._lookahead_chars = lookahead_chars
+        self._sensitive = [manifest.labels.index(label) for label in manifest.sensitive]
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, *, bias: float = 0.0, lookahead_chars: int = 64
+    ) -> TokenClassifier:
+        """The classifier that `safekv detect train` left in `folder`, each file verified.
+
+        Raises `ModelError` for a missing, damaged or unfit file, `ConfigError` without the
+        extra `classify`. Costs some 100 ms.
+        """
+        try:
+            import onnxruntime
+
+            from safekv.detect.encoding import Encoder
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"the token classifier needs the package {error.name}",
+                "pip install 'safekv[classify]'",
+            ) from error
+        manifest, files = read_model(folder)
+        try:
+            encoder = Encoder(files[TOKENIZER].decode())
+            session = onnxruntime.InferenceSession(
+                files[MODEL], _one_thread(onnxruntime), providers=["CPUExecutionProvider"]
+            )
+            _require_fit(session, manifest)
+        except ModelError:
+            raise
+        except Exception as error:  # the runtime raises classes of its own
+            raise ModelError(
+                f"classifier {folder} cannot be loaded ({type(error).__name__})",
+                "make it again with `safekv detect train`",
+            ) from error
+        return cls(manifest, encoder, session, bias=bias, lookahead_chars=lookahead_chars)
+
+    @classmethod
+    def from_config(cls, config: DetectConfig) -> TokenClassifier:
+        """As `from_folder`, with the folder, bias and look-ahead of `config`."""
+        if config.classifier is None:
+            raise ConfigError(
+                "detect.stages names classifier, and detect.classifier names no folder",
+                "set detect.classifier to what `safekv detect train` made",
+            )
+        return cls.from_folder(
+            config.classifier,
+            bias=config.classifier_bias,
+            lookahead_chars=config.lookahead_chars,
+        )
+
+    def judge(self, document: Document) -> list[Finding]:
+        """One finding per block. Raises `DetectorError` when the runtime fails."""
+        (findings,) = self.judge_all([document])
+        return findings
+
+    def judge_all(self, documents: Sequence[Document]) -> list[list[Finding]]:
+        """The findings of each document; their windows run through the network together."""
+        texts = [document.text if document.block_ends else "" for document in documents]
+        return [
+            self._findings(document, reading)
+            for document, reading in zip(documents, self._read(texts), strict=True)
+        ]
+
+    def locate(self, text: str) -> list[Located]:
+        """Where `text` is sensitive, in characters: neighbouring pieces of one label as one."""
+        (reading,) = self._read([text])
+        labels = reading.scores.argmax(axis=1)
+        found: list[Located] = []
+        behind = -2
+        for i in (reading.risks >= self.manifest.private_from).nonzero()[0].tolist():
+            start, end = reading.pieces.offsets[i]
+            label = self.manifest.sensitive[labels[i]].lower()
+            risk = round(float(reading.risks[i]), 4)
+            last = found[-1] if found else None
+            if last is not None and i == behind + 1 and last.kind == label:
+                found[-1] = Located(last.start, end, label, self.name, max(last.confidence, risk))
+            else:
+                found.append(Located(start, end, label, self.name, risk))
+            behind = i
+        return found
+
+    def _findings(self, document: Document, reading: _Reading) -> list[Finding]:
+        unread = _unread_share(document, reading, self._encoder.unknown_id)
+        cleared_to = len(document.text) - self._lookahead_chars
+        start = 0
+        findings: list[Finding] = []
+        for number, end in enumerate(document.block_ends):
+            finding = self._finding(reading, start, end)
+            if finding.verdict is not Verdict.PRIVATE:
+                if start == end or unread[number] > MAX_UNREAD:
+                    finding = UNREADABLE
+                elif end > cleared_to:
+                    finding = LOOK_AHEAD
+            findings.append(finding)
+            start = end
+        return findings
+
+    def _finding(self, reading: _Reading, start: int, end: int) -> Finding:
+        """What the pieces that overlap `[start, end)` say, however little was read of it."""
+        first = int(reading.ends.searchsorted(start, side="right"))
+        last = int(reading.starts.searchsorted(end, side="left"))
+        if first >= last:
+            return Finding(Verdict.SHAREABLE, "clean")
+        risks = reading.risks[first:last]
+        at = int(risks.argmax())
+        risk = min(1.0, float(risks[at]))
+        if risk < self.manifest.unsure_from:
+            return Finding(Verdict.SHAREABLE, "clean", round(1.0 - risk, 4))
+        label = self.manifest.sensitive[int(reading.scores[first + at].argmax())].lower()
+        sure = risk >= self.manifest.private_from
+        verdict = Verdict.PRIVATE if sure else Verdict.UNSURE
+        return Finding(verdict, f"classifier-{label}", round(risk, 4))
+
+    # -- the network -----------------------------------------------------------------------
+
+    def _read(self, texts: Sequence[str]) -> list[_Reading]:
+        """Each text through the network, windows of all texts in common batches."""
+        import numpy as np
+
+        from safekv.detect.encoding import windows
+
+        pieces = [self._encoder.encode(text) for text in texts]
+        readings = [_empty_reading(one, len(self._sensitive)) for one in pieces]
+        cuts = (
+            (number, start, end)
+            for number, one in enumerate(pieces)
+            for start, end in windows(len(one))
+        )
+        while batch := list(islice(cuts, BATCH_WINDOWS)):
+            found = self._scores(pieces, batch)
+            for (number, start, end), scores in zip(batch, found, strict=True):
+                known = readings[number].scores[start:end]
+                np.maximum(known, scores, out=known)
+        return readings
+
+    def _scores(
+        self, pieces: Sequence[Pieces], batch: Sequence[tuple[int, int, int]]
+    ) -> Iterator[Floats]:
+        """For each window of `batch` (text, start, end) the probabilities of sensitive labels."""
+        import numpy as np
+
+        size = 2 + max(end - start for _, start, end in batch)
+        ids = np.full((len(batch), size), self._encoder.pad_id, dtype=np.int64)
+        shapes, present = np.zeros_like(ids), np.zeros_like(ids)
+        for row, (number, start, end) in enumerate(batch):
+            last = end - start + 1
+            ids[row, 0], ids[row, last] = self._encoder.first_id, self._encoder.last_id
+            ids[row, 1:last] = pieces[number].ids[start:end]
+            shapes[row, 1:last] = pieces[number].shapes[start:end]
+            present[row, : last + 1] = 1
+        places = np.broadcast_to(np.arange(size, dtype=np.int64), ids.shape)
+        inputs = {"ids": ids, "shapes": shapes, "present": present, "places": places}
+        try:
+            (logits,) = self._session.run(["scores"], inputs)
+        except Exception as error:
+            raise DetectorError(f"the token classifier failed ({type(error).__name__})") from error
+        odds = self._biased(np.asarray(logits, dtype=np.float32))
+        for row, (_, start, end) in enumerate(batch):
+            yield odds[row, 1 : end - start + 1]
+
+    def _biased(self, logits: Floats) -> Floats:
+        """Probabilities of the sensitive labels after the bias. Raises if they are no numbers."""
+        import numpy as np
+
+        logits = logits.copy()
+        logits[..., self._sensitive] += np.float32(self._bias)
+        logits -= logits.max(axis=-1, keepdims=True)
+        shares = np.exp(logits)
+        shares /= shares.sum(axis=-1, keepdims=True)
+        if not np.isfinite(shares).all():
+            raise DetectorError("the token classifier's answer is not a number")
+        chosen: Floats = shares[..., self._sensitive]
+        return chosen
+
+
+def _empty_reading(pieces: Pieces, labels: int) -> _Reading:
+    import numpy as np
+
+    offsets = np.array(pieces.offsets, dtype=np.int64).reshape(len(pieces), 2)
+    return _Reading(
+        pieces, offsets[:, 0], offsets[:, 1], np.zeros((len(pieces), labels), dtype=np.float32)
+    )
+
+
+def _unread_share(document: Document, reading: _Reading, unknown_id: int) -> list[float]:
+    """Of each block's characters that are not blank, the share that no known piece covers."""
+    import numpy as np
+
+    text = document.text
+    edges = np.zeros(len(text) + 1, dtype=np.int64)
+    known = np.array(reading.pieces.ids, dtype=np.int64) != unknown_id
+    np.add.at(edges, reading.starts[known], 1)
+    np.add.at(edges, reading.ends[known], -1)
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    inked = ~np.isin(points, [ord(c) for c in " \t\n\f\r\xa0"])
+    unread = inked & (edges.cumsum()[:-1] == 0)
+    before_ink = np.concatenate(([0], inked.cumsum()))
+    before_unread = np.concatenate(([0], unread.cumsum()))
+    ends = np.array(document.block_ends, dtype=np.int64)
+    starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1]))
+    ink = np.maximum(before_ink[ends] - before_ink[starts], 1)
+    shares: list[float] = ((before_unread[ends] - before_unread[starts]) / ink).tolist()
+    return shares
+
+
+def _one_thread(onnxruntime: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # its log may quote shapes of prompts
+    return options
+
+
+def _require_fit(session: Any, manifest: Manifest) -> None:
+    inputs = {one.name for one in session.get_inputs()}
+    (scores,) = session.get_outputs()
+    if inputs != {"ids", "shapes", "present", "places"} or scores.name != "scores":
+        raise ModelError("the classifier's network has other inputs or outputs", "train it again")
+    if scores.shape[-1] != len(manifest.labels):
+        raise ModelError(
+            f"the classifier's network has {scores.shape[-1]} labels, "
+            f"its manifest {len(manifest.labels)}",
+            "train it again",
+        )

@@ -1,0 +1,1 @@
+"""How the token classifier is made: corpora, made-up text, network, recipe, export."""

@@ -1,0 +1,202 @@
+"""Labelled text to train and to measure on, split so that no template is in both."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from zlib import crc32
+
+from safekv.detect.labelled import LabelledSpan, LabelledText, half_of, read_labelled
+from safekv.errors import ConfigError
+
+LABELS: Final = ("O", "PERSON", "ADDRESS", "NUMBER", "CONTACT", "LOCATION", "ORGANIZATION")
+SENSITIVE: Final = ("PERSON", "ADDRESS", "NUMBER", "CONTACT")
+"""Labels whose probability makes a block private; places and organisations are context only."""
+
+_LABEL_OF: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("person", "per"), "PERSON"),
+    "address": "ADDRESS",
+    **dict.fromkeys(("location", "loc"), "LOCATION"),
+    **dict.fromkeys(
+        ("organization", "organisation", "org", "corporation", "group"), "ORGANIZATION"
+    ),
+    **dict.fromkeys(
+        ("credit_card", "phone_number", "us_ssn", "iban_code", "us_driver_license", "ip_address"),
+        "NUMBER",
+    ),
+    "email_address": "CONTACT",
+}
+"""What the corpora call each label, in lower case; every other type is `O`."""
+
+_JOINED_BEFORE: Final = frozenset(".,!?;:')]}%…\"")
+_JOINED_BEHIND: Final = frozenset("([{$#@")
+
+
+_VALUES: Final = (
+    "held-out templates of the generator that was trained on, so with values of the same kind"
+)
+_SPLITS: Final[Mapping[str, str]] = {
+    "none": "out of domain: the corpus was not trained on",
+    "half": "held-out half, by hash of the template or text",
+    "most": "held-out fifth of the sentences, in domain",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One corpus file: how it is read, what it may be used for, and under which licence.
+
+    `part` says what is trained on: `all`, `half` (of its templates or texts, by hash),
+    `most` (four of five sentences) or `none` (held out as out of domain).
+    """
+
+    path: str
+    part: str
+    licence: str
+    read: Callable[[Path], list[LabelledText]]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What was read: texts to train on, held-out texts by file, and where all came from."""
+
+    train: Mapping[str, list[LabelledText]] = field(repr=False)
+    held_out: Mapping[str, list[LabelledText]] = field(repr=False)
+    provenance: tuple[Mapping[str, object], ...]
+
+    def held_out_sets(self) -> dict[str, tuple[str, list[LabelledText]]]:
+        """The texts of each file that training leaves out, and how they were chosen."""
+        parts = {str(one["file"]): str(one["trained_on"]) for one in self.provenance}
+        chosen: dict[str, tuple[str, list[LabelledText]]] = {}
+        for file, texts in self.held_out.items():
+            if texts:
+                split = _SPLITS[parts[file]]
+                chosen[file] = (f"{split}; {_VALUES}" if file.startswith("pii/") else split, texts)
+        return chosen
+
+
+def read_corpus(folder: Path) -> Corpus:
+    """All sources of `folder`. Raises `ConfigError` naming the first that is missing or bad."""
+    train: dict[str, list[LabelledText]] = {}
+    held_out: dict[str, list[LabelledText]] = {}
+    provenance: list[Mapping[str, object]] = []
+    for source in SOURCES:
+        path = folder / source.path
+        if not path.is_file():
+            raise ConfigError(
+                f"{folder} lacks {source.path}", "give a folder with all corpora of the recipe"
+            )
+        texts = [relabelled(one) for one in source.read(path)]
+        train[source.path], held_out[source.path] = _split(texts, source.part)
+        provenance.append(_provenance(source, path, train[source.path], held_out[source.path]))
+    return Corpus(train, held_out, tuple(provenance))
+
+
+def relabelled(one: LabelledText) -> LabelledText:
+    """`one` with this recipe's labels; spans that have none are dropped."""
+    named = ((span, _LABEL_OF.get(span.kind.lower(), "O")) for span in one.spans)
+    spans = tuple(LabelledSpan(s.start, s.end, kind) for s, kind in named if kind != "O")
+    return LabelledText(one.text, spans, one.group)
+
+
+def detokenised(one: LabelledText) -> LabelledText:
+    """Words that CoNLL set apart by blanks joined as people write them. O(characters)."""
+    kept: list[int] = []
+    text = one.text
+    for at, c in enumerate(text):
+        inside = c == " " and 0 < at < len(text) - 1
+        if inside and (text[at + 1] in _JOINED_BEFORE or text[at - 1] in _JOINED_BEHIND):
+            continue
+        kept.append(at)
+    new = {old: i for i, old in enumerate(kept)}
+    spans = tuple(LabelledSpan(new[s.start], new[s.end - 1] + 1, s.kind) for s in one.spans)
+    return LabelledText("".join(text[at] for at in kept), spans, one.group)
+
+
+def _split(texts: list[LabelledText], part: str) -> tuple[list[LabelledText], list[LabelledText]]:
+    match part:
+        case "all":
+            return texts, []
+        case "none":
+            return [], texts
+        case "half":
+            return half_of(texts, held_out=False), half_of(texts, held_out=True)
+    most = [crc32(one.text.encode(errors="replace")) % 5 != 0 for one in texts]
+    return (
+        [one for one, chosen in zip(texts, most, strict=True) if chosen],
+        [one for one, chosen in zip(texts, most, strict=True) if not chosen],
+    )
+
+
+def _provenance(
+    source: Source, path: Path, train: list[LabelledText], held_out: list[LabelledText]
+) -> Mapping[str, object]:
+    return {
+        "file": source.path,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "licence": source.licence,
+        "trained_on": source.part,
+        "train_texts": len(train),
+        "held_out_texts": len(held_out),
+    }
+
+
+def _conll(path: Path) -> list[LabelledText]:
+    return [detokenised(one) for one in read_labelled(path)]
+
+
+def _csv_prompts(path: Path) -> list[LabelledText]:
+    csv.field_size_limit(1 << 24)
+    with path.open(encoding="utf-8", newline="") as file:
+        return _plain(path, (row["prompt"] for row in csv.DictReader(file)))
+
+
+def _questions(path: Path) -> list[LabelledText]:
+    return _plain(path, (row["question"] for row in _json_lines(path)))
+
+
+def _turns(path: Path) -> list[LabelledText]:
+    return _plain(path, ("\n".join(row["turns"]) for row in _json_lines(path)))
+
+
+def _functions(path: Path) -> list[LabelledText]:
+    return _plain(path, (row["prompt"] + row["canonical_solution"] for row in _json_lines(path)))
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return (json.loads(line) for line in data.decode().splitlines() if line.strip())
+
+
+def _plain(path: Path, texts: Iterable[str]) -> list[LabelledText]:
+    try:
+        return [LabelledText(text) for text in texts if text and text.strip()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is not the prompts it should be ({type(error).__name__})",
+            "take the file from the repository that the recipe names",
+        ) from error
+
+
+SOURCES: Final = (
+    Source("pii/generated_large.json", "half", "MIT; identities CC BY-SA 3.0", read_labelled),
+    Source("ner/wnut17train.conll", "all", "CC BY 4.0", _conll),
+    Source("ner/wikigold.conll.txt", "most", "CC BY 4.0", _conll),
+    Source("ner/btc_f.conll", "all", "CC BY 4.0", _conll),
+    Source("ner/btc_g.conll", "all", "CC BY 4.0", _conll),
+    Source("ner/btc_e.conll", "none", "CC BY 4.0", _conll),
+    Source("ner/emerging.dev.conll", "none", "CC BY 4.0", _conll),
+    Source("ner/re3d-train.conll", "none", "CC BY and OGL, by document", _conll),
+    Source("ner/re3d-test.conll", "none", "CC BY and OGL, by document", _conll),
+    Source("prompts/awesome_chatgpt_prompts.csv", "half", "CC0", _csv_prompts),
+    Source("prompts/vicuna_question.jsonl", "half", "Apache-2.0", _turns),
+    Source("prompts/HumanEval.jsonl.gz", "half", "MIT", _functions),
+    Source("prompts/gsm8k_test.jsonl", "half", "MIT", _questions),
+)
+"""The recipe's corpora. Prompts count as free of private text, whatever names occur in them."""
