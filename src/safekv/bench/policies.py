@@ -14,7 +14,16 @@ from typing import Final, Protocol
 from safekv.bench.workload import Placed, Workload
 from safekv.cache import CacheConfig, PrefixTree
 from safekv.errors import CacheError
-from safekv.types import TOKEN_BYTES, BlockId, Mode, TenantId, Verdict, pack_tokens, unpack_tokens
+from safekv.types import (
+    TOKEN_BYTES,
+    BlockId,
+    Mode,
+    Profile,
+    TenantId,
+    Verdict,
+    pack_tokens,
+    unpack_tokens,
+)
 from safekv.warden import Warden, WardenConfig
 
 SALT: Final = 1 << 30
@@ -195,22 +204,17 @@ class FirstToucher(Keyed):
 
 
 class Guarded:
-    """safekv: the real warden and its tree, with a quota for every tenant.
+    """safekv: the real warden and its tree, with a quota for every tenant and its safeguard on.
 
-    `cleared` says how many leading blocks of a request its detector clears.
+    In mode `declared` the prefixes in general use are the declared ones.
     """
 
-    def __init__(
-        self,
-        workload: Workload,
-        memory: Memory,
-        warden: WardenConfig,
-        cleared: Callable[[Placed], int],
-    ) -> None:
+    def __init__(self, workload: Workload, memory: Memory, warden: WardenConfig) -> None:
         self._warden = Warden(warden, memory.config(workload))
         self._warden.open(workload.names)
         self._blocks = Blocks(memory.capacity_blocks)
-        self._cleared = cleared
+        if warden.mode is Mode.DECLARED:
+            self._warden.declare(list({_public(placed) for placed in workload.placed}))
 
     def serve(self, placed: Placed) -> int:
         tenant, warden = placed.tenant, self._warden
@@ -227,7 +231,7 @@ class Guarded:
         self._blocks.give_back(warden.take_freed())
         job = warden.computed(tenant, lease, placed.tokens)
         if job is not None:
-            cleared = self._cleared(placed)
+            cleared = placed.cleared_blocks
             verdicts = [Verdict.SHAREABLE] * cleared
             verdicts += [Verdict.PRIVATE] * (job.full_blocks - cleared)
             warden.settle(job, verdicts)
@@ -268,12 +272,17 @@ POLICIES: Final[dict[str, Make]] = {
     ),
     "first-toucher": lambda w, m, _: FirstToucher(w, m),
     "safekv-isolated": lambda w, m, epoch_s: Guarded(
-        w, m, WardenConfig(mode=Mode.ISOLATED, epoch_s=epoch_s), lambda placed: 0
+        w, m, WardenConfig(mode=Mode.ISOLATED, epoch_s=epoch_s)
     ),
     "safekv-declared": lambda w, m, epoch_s: Guarded(
-        w, m, WardenConfig(epoch_s=epoch_s), lambda placed: placed.public_blocks
+        w, m, WardenConfig(mode=Mode.DECLARED, epoch_s=epoch_s)
     ),
-    "safekv-paper": lambda w, m, epoch_s: Guarded(
-        w, m, WardenConfig(epoch_s=epoch_s), lambda placed: placed.cleared_blocks
+    "safekv-anonymous": lambda w, m, epoch_s: Guarded(
+        w, m, WardenConfig(profile=Profile.ANONYMOUS, epoch_s=epoch_s)
     ),
+    "safekv-paper": lambda w, m, epoch_s: Guarded(w, m, WardenConfig(epoch_s=epoch_s)),
 }
+
+
+def _public(placed: Placed) -> bytes:
+    return placed.tokens[: placed.public_blocks * TOKEN_BYTES]

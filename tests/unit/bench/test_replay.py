@@ -54,6 +54,7 @@ def test_hits_are_counted_as_each_policy_allows() -> None:
         "first-toucher": 2 + 2 + 2 + 1 + 1,  # d parts behind block 0, and e gets no further
         "safekv-isolated": 2,
         "safekv-declared": 1 + 2 + 1 + 1,  # block 0 from the first tick on
+        "safekv-anonymous": 2,  # four contributors are no crowd
         "safekv-paper": 2 + 2 + 1 + 1,  # b came before the tick
     }
 
