@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from safekv.cli.bench_collusion import collusion
 from safekv.cli.bench_eviction import eviction
 from safekv.cli.bench_tree import tree
 from safekv.cli.measuring import publish, steps
@@ -22,6 +23,7 @@ def bench() -> None:
 
 bench.add_command(tree)
 bench.add_command(eviction)
+bench.add_command(collusion)
 
 
 @bench.command()
