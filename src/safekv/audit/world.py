@@ -12,7 +12,7 @@ from safekv.errors import CacheError
 from safekv.events import EventSink
 from safekv.safeguard import SafeguardConfig
 from safekv.types import BlockId, TenantId, Verdict, pack_tokens, unpack_tokens
-from safekv.warden import PromptJob, Warden, WardenConfig
+from safekv.warden import Keys, PromptJob, Warden, WardenConfig
 
 BLOCK_TOKENS = 4
 Prompt = tuple[int, ...]
@@ -53,8 +53,9 @@ class Running:
 class World:
     """One run of a server. Its tenants act one after another; a tick ends an epoch.
 
-    With `delay` prompts are judged that many requests later than they come, as by a slow
-    detector.
+    With `delay` a prompt is judged when that many more requests have ended, as by a slow
+    detector with time enough for all: a queue that others fill is another channel. `keys`
+    let two worlds have the same secrets; otherwise each start draws its own.
     """
 
     def __init__(
@@ -63,33 +64,35 @@ class World:
         tenants: Iterable[TenantId],
         *,
         quota_blocks: int = 500,
+        pool_blocks: int = 500,
         judge: Judge = everything_clean,
         delay: int = 0,
         declared: Sequence[Prompt] = (),
         safeguard: SafeguardConfig | None = None,
         events: EventSink | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self._opened = tuple(tenants)
-        pool = 500
         self._cache = CacheConfig(
             block_tokens=BLOCK_TOKENS,
             # One quota to spare, for the one cache of `unsafe-global`.
-            capacity_blocks=(len(self._opened) + 1) * quota_blocks + pool,
-            shared_blocks=pool,
+            capacity_blocks=(len(self._opened) + 1) * quota_blocks + pool_blocks,
+            shared_blocks=pool_blocks,
             quota_blocks=quota_blocks,
         )
         self._config, self._judge, self._delay = config, judge, delay
         self._declared, self._safeguard, self._events = declared, safeguard, events
+        self._keys = keys
         self._ids = count()
         self.restart()
 
     def restart(self) -> None:
         """Kill the process and start another: nothing in memory survives."""
-        self.warden = Warden(self._config, self._cache, self._events, self._safeguard)
+        self.warden = Warden(self._config, self._cache, self._events, self._safeguard, self._keys)
         self.warden.open(self._opened)
         self.warden.declare([pack_tokens(prompt) for prompt in self._declared])
-        self._jobs: deque[PromptJob] = deque()
-        self._running: list[Running] = []
+        self._jobs: deque[tuple[int, PromptJob]] = deque()
+        self._ended = 0
 
     # -- requests --------------------------------------------------------------------------
 
@@ -113,10 +116,11 @@ class World:
         else:
             job = self.warden.computed(tenant, lease, pack_tokens(prompt))
             if job is not None:
-                self._jobs.append(job)
+                self._jobs.append((self._ended + self._delay, job))
         self.warden.release(lease)
         self.warden.take_freed()
-        self._judge_waiting()
+        self._judge_due()
+        self._ended += 1
         return fits
 
     def send(self, tenant: TenantId, prompt: Prompt) -> Seen:
@@ -124,16 +128,15 @@ class World:
         running, seen = self.start(tenant, prompt)
         return seen if self.finish(running) else Seen(0, 0, 0, seen.room_blocks, refused=True)
 
-    def burst(self, tenant: TenantId, prompts: Sequence[Prompt]) -> tuple[Seen | int, ...]:
-        """Several requests at once: what each shows, then the order in which they are served.
+    def burst(self, tenant: TenantId, prompts: Sequence[Prompt]) -> tuple[Seen | int | bool, ...]:
+        """Several requests at once: what each shows, in which order they end, and which fit.
 
         Whoever has less left to compute comes first, as under longest-prefix scheduling.
         """
         started = [self.start(tenant, prompt) for prompt in prompts]
         order = sorted(range(len(started)), key=lambda n: (started[n][1].waited_tokens, n))
-        for n in order:
-            self.finish(started[n][0])
-        return (*(seen for _, seen in started), *order)
+        fits = [self.finish(started[n][0]) for n in order]
+        return (*(seen for _, seen in started), *order, *fits)
 
     def evict(self, tenant: TenantId, n_blocks: int) -> None:
         """Let the tenant's oldest blocks lapse, as a request of its own may."""
@@ -150,9 +153,9 @@ class World:
         """End an epoch; the promoted blocks."""
         return self.warden.tick()
 
-    def _judge_waiting(self) -> None:
-        while len(self._jobs) > self._delay:
-            job = self._jobs.popleft()
+    def _judge_due(self) -> None:
+        while self._jobs and self._jobs[0][0] <= self._ended:
+            _, job = self._jobs.popleft()
             tokens = unpack_tokens(job.tokens)
             verdicts = [
                 self._judge(tokens[n * BLOCK_TOKENS : (n + 1) * BLOCK_TOKENS])

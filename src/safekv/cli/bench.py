@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safekv.cli.bench_cloak import cloak
+from safekv.cli.bench_collusion import collusion
 from safekv.cli.bench_eviction import eviction
 from safekv.cli.bench_replay import replay
 from safekv.cli.bench_tree import tree
@@ -26,6 +27,7 @@ bench.add_command(tree)
 bench.add_command(eviction)
 bench.add_command(replay)
 bench.add_command(cloak)
+bench.add_command(collusion)
 
 
 @bench.command()

@@ -42,6 +42,7 @@ COMMANDS: Final = {
         "safekv.cli.detect:detect", "Check texts for private data and measure the detector."
     ),
     "config": LazyCommand("safekv.cli.config:config", "Show and check the configuration."),
+    "verify": LazyCommand("safekv.cli.verify:verify", "Check every security claim."),
     "bench": LazyCommand("safekv.cli.bench:bench", "Measure what the prefix cache costs."),
 }
 

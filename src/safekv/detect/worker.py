@@ -103,6 +103,8 @@ class DetectionWorker(Generic[Job]):
     def _run(self) -> None:
         next_tick_s = self._clock.now_s() + self._epoch_s
         while not self._stopping.is_set():
+            # A clock that was set back must not put the next tick off.
+            next_tick_s = min(next_tick_s, self._clock.now_s() + self._epoch_s)
             try:
                 # A bounded wait, so that `stop` is heard within a tenth of a second.
                 left_s = next_tick_s - self._clock.now_s()
@@ -110,8 +112,10 @@ class DetectionWorker(Generic[Job]):
                 self.judge(job)
             except queue.Empty:
                 pass
-            if self._clock.now_s() >= next_tick_s:
-                next_tick_s += self._epoch_s
+            now_s = self._clock.now_s()
+            if now_s >= next_tick_s:
+                # Ticks that were missed are not made up for: windows are counted in ticks.
+                next_tick_s = now_s + self._epoch_s
                 try:
                     self._on_tick()
                 except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,14 +53,15 @@ class Monitor:
     Counted are reads that went *beyond* a block, so honest readers of a template do not hide
     a prober of what lies below it; and only what is new to the reader, since who read a run
     holds it from then on. The engine's thread calls `allows` and `note`, which hash nothing but
-    one answer; the detector's thread `end_epoch`. Counters are bounded by what is shared.
+    one answer; the detector's thread `end_epoch`. `key` hides
+    the names of blocks. Counters are bounded by what is shared.
     """
 
-    def __init__(self, config: SafeguardConfig, block_tokens: int) -> None:
+    def __init__(self, config: SafeguardConfig, block_tokens: int, key: bytes) -> None:
         self._config = config
         self._block_tokens = block_tokens
         self._width = block_tokens * TOKEN_BYTES
-        self._key = secrets.token_bytes(32)
+        self._key = key
         self._budgets = ReadBudgets(config.reads_per_node, config.reads_per_tenant)
         self._reads: deque[Read] = deque()
         self._now: dict[bytes, Diversity] = {}

@@ -1,6 +1,7 @@
 """The one object an engine holds: admit, store, release, evict."""
 
 from safekv.warden.config import WardenConfig
+from safekv.warden.keys import Keys
 from safekv.warden.ledger import ContributionLedger
 from safekv.warden.promotion import Evidence, PromotionQueue, PromptJob
 from safekv.warden.quarantine import Quarantine
@@ -10,6 +11,7 @@ from safekv.warden.warden import Usage, Warden
 __all__ = [
     "ContributionLedger",
     "Evidence",
+    "Keys",
     "PromotionQueue",
     "PromptJob",
     "Quarantine",

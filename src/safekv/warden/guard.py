@@ -16,9 +16,13 @@ class Guard:
     """Joins the monitor, the quarantine and what is declared, which both leave alone."""
 
     def __init__(
-        self, config: SafeguardConfig, block_tokens: int, declared: DeclaredPrefixes
+        self,
+        config: SafeguardConfig,
+        block_tokens: int,
+        declared: DeclaredPrefixes,
+        key: bytes,
     ) -> None:
-        self.monitor = Monitor(config, block_tokens)
+        self.monitor = Monitor(config, block_tokens, key)
         self.quarantine = Quarantine()
         self._declared = declared
 

@@ -28,14 +28,16 @@ class PromotionPolicy:
     is called under it.
     """
 
-    def __init__(self, config: WardenConfig, names: Names, quarantine: Quarantine) -> None:
+    def __init__(
+        self, config: WardenConfig, names: Names, quarantine: Quarantine, key: bytes
+    ) -> None:
         self._anonymous = config.profile is Profile.ANONYMOUS
         self._window_epochs = config.window_epochs
         self._names = names
         self._quarantine = quarantine
         self._queue = PromotionQueue()
         self._ledger = ContributionLedger(config.contributions_per_window)
-        self._threshold = SecretThreshold(config.threshold_low, config.threshold_width)
+        self._threshold = SecretThreshold(config.threshold_low, config.threshold_width, key)
         self._epochs = 0
 
     @property

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from typing import Final
 
-KEY_BYTES: Final = 32
 DRAW_BYTES: Final = 16
 
 
@@ -15,13 +13,12 @@ class SecretThreshold:
 
     Uniform in `low` to `low + width - 1` by a keyed pseudo-random function of window and
     block, so nothing is stored that an eviction could lose, and a threshold is never drawn
-    again. The key comes from `os.urandom` in each process: after a restart no evidence is
-    left and no old threshold holds (SafeKV's notes, leaks L4, L14 and L15).
+    again, and a new window has new ones.
     """
 
-    def __init__(self, low: int, width: int) -> None:
+    def __init__(self, low: int, width: int, key: bytes) -> None:
         self.low, self.width = low, width
-        self._key = secrets.token_bytes(KEY_BYTES)
+        self._key = key
 
     def __repr__(self) -> str:
         return f"SecretThreshold({self.low}, {self.width})"

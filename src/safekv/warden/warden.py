@@ -26,6 +26,7 @@ from safekv.types import TOKEN_BYTES, BlockId, Mode, Profile, TenantId, Verdict
 from safekv.warden.config import WardenConfig, stricter
 from safekv.warden.declared import DeclaredPrefixes
 from safekv.warden.guard import Guard, demote_below
+from safekv.warden.keys import Keys
 from safekv.warden.policy import PromotionPolicy, promote
 from safekv.warden.promotion import PromptJob, evidence_from
 
@@ -65,6 +66,7 @@ class Warden:
         cache: CacheConfig,
         events: EventSink | None = None,
         safeguard: SafeguardConfig | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self.config = config
         self.block_tokens = cache.block_tokens
@@ -72,7 +74,10 @@ class Warden:
         pool = cache.shared_blocks if config.mode in PROMOTING else 0
         self._tree = PrefixTree(replace(cache, shared_blocks=pool))
         self._declared = DeclaredPrefixes(cache.block_tokens)
-        self._guard = Guard(safeguard or SafeguardConfig(), cache.block_tokens, self._declared)
+        self._keys = keys or Keys()
+        self._guard = Guard(
+            safeguard or SafeguardConfig(), cache.block_tokens, self._declared, self._keys.names
+        )
         self._policy = self._new_policy()
         self._global = config.mode is Mode.UNSAFE_GLOBAL
         self._returned: list[BlockId] = []
@@ -123,7 +128,10 @@ class Warden:
         return demoted
 
     def _new_policy(self) -> PromotionPolicy:
-        return PromotionPolicy(self.config, self._guard.monitor.names, self._guard.quarantine)
+        guard = self._guard
+        return PromotionPolicy(
+            self.config, guard.monitor.names, guard.quarantine, self._keys.thresholds
+        )
 
     # -- the request path ------------------------------------------------------------------
 

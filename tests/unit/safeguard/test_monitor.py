@@ -8,7 +8,7 @@ from safekv.safeguard import Monitor, SafeguardConfig, Suspicion
 from safekv.safeguard.budget import ReadBudgets
 from safekv.safeguard.diversity import Diversity
 from safekv.types import TenantId, pack_tokens
-from safekv.warden import WardenConfig
+from safekv.warden import Keys, WardenConfig
 
 VICTIM, PROBER = TenantId("victim"), TenantId("prober")
 HONEST = [TenantId(f"h{n}") for n in range(20)]
@@ -135,7 +135,7 @@ def test_a_surge_of_many_tenants_is_an_alarm_and_demotes_nothing() -> None:
 
 
 def test_alarms_name_tenants_and_counts_and_no_text() -> None:
-    monitor = Monitor(SafeguardConfig(), block_tokens=1)
+    monitor = Monitor(SafeguardConfig(), block_tokens=1, key=Keys().names)
     for n in range(12):
         monitor.note(PROBER, pack_tokens([11, 12, 4000 + n]), own_blocks=0, hit_blocks=3)
     found = [one for one in monitor.end_epoch() if not one.surge]
