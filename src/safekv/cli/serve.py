@@ -112,7 +112,7 @@ def _engine(model: str, settings: Settings, metrics: PrometheusSink) -> HFEngine
 
     with model_progress(model) as report:
         source = resolve_model(model, progress=report)
-    detector = _detector(settings)
+    detector = _detector(settings, metrics)
     declarations = DeclarationStore.default(os.environ)
     declarations.list()  # a file that cannot be trusted is refused here
     from safekv.engines.hf.engine import HFEngine
@@ -131,12 +131,27 @@ def _engine(model: str, settings: Settings, metrics: PrometheusSink) -> HFEngine
     )
 
 
-def _detector(settings: Settings) -> Detector | None:
+def _detector(settings: Settings, metrics: PrometheusSink) -> Detector | None:
+    """The stages, in their own process or in this one. A bad rule or model is refused here."""
     if settings.warden.mode is not Mode.SELECTIVE:
         return None
-    from safekv.detect.rules import RuleDetector
+    from safekv.detect.process import DetectorProcess
+    from safekv.detect.registry import build_cascade
+    from safekv.events import DetectionFailed
 
-    return RuleDetector.from_config(settings.detect)
+    def failed(stage: str, reason: str) -> None:
+        metrics.emit(DetectionFailed(stage, reason))
+
+    if not settings.detect.process:
+        return build_cascade(settings.detect, failed)
+    process = DetectorProcess(settings.detect, failed)
+    process.start()
+    metrics.gauge(
+        "detector_restarts",
+        "Times the detector process was started again.",
+        lambda: process.restarts,
+    )
+    return process
 
 
 def _register_gauges(metrics: PrometheusSink, engine: HFEngine) -> None:

@@ -85,6 +85,19 @@ class BatchDetector(Detector, Protocol):
 
 
 @runtime_checkable
+class Living(Protocol):
+    """A detector that must be started before it judges, and stopped in the end."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def state(self) -> str:
+        """A sentence for operators that says the same to everybody: `running`, or what is amiss."""
+        ...
+
+
+@runtime_checkable
 class Locator(Protocol):
     """A detector that can also say where: for people who look at what it finds."""
 

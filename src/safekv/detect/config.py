@@ -21,7 +21,8 @@ class DetectConfig:
 
     `queue_prompts` bounds the backlog, of which one tenant may hold `tenant_prompts`; a
     prompt that does not fit stays private. With `process` the stages run in a process of
-    their own, which is killed and started again when an answer takes `time_limit_s`.
+    their own, which is killed and started again when an answer takes longer than
+    `time_limit_s` for every 10,000 characters of the prompts asked about.
     `remembered_prompts` verdicts are kept for each tenant, so that what it repeats is judged
     once.
     """

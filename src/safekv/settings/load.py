@@ -166,6 +166,15 @@ def _convert(given: Given) -> object:
     raise AssertionError(f"no way to read a setting of type {wanted}")
 
 
+def _to_bool(given: Given) -> bool:
+    value = given.value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, bool):
+        return value
+    raise ValueError
+
+
 def _to_int(given: Given) -> int:
     value = given.value
     if isinstance(value, str):
@@ -215,6 +224,16 @@ def _to_paths(given: Given) -> tuple[Path, ...]:
     return tuple(_path(item, given.base) for item in value)
 
 
+def _to_names(given: Given) -> tuple[str, ...]:
+    """A list, or text with commas between the names."""
+    value = given.value
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise ValueError
+    return tuple(value)
+
+
 def _path(value: object, base: Path) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError
@@ -225,6 +244,7 @@ def _path(value: object, base: Path) -> Path:
 
 
 CONVERTERS: Final[tuple[tuple[object, Callable[[Given], object], str], ...]] = (
+    (bool, _to_bool, "use true or false"),
     (int, _to_int, "use a whole number"),
     (int | None, _to_int, "use a whole number"),
     (float, _to_float, "use a number"),
@@ -233,4 +253,5 @@ CONVERTERS: Final[tuple[tuple[object, Callable[[Given], object], str], ...]] = (
     (Profile, _to_profile, f"use one of {PROFILES}"),
     (Path | None, _to_path, "use a path"),
     (tuple[Path, ...], _to_paths, "use a list of paths"),
+    (tuple[str, ...], _to_names, "use a list of names"),
 )

@@ -13,10 +13,12 @@ from safekv.detect.config import DetectConfig
 from safekv.detect.registry import build_cascade, build_stage, known_stages
 from safekv.errors import ConfigError
 from safekv.types import Verdict
+from support.stages import lay_out_package
 
 MODULE = """
 from safekv.detect.base import Finding
 from safekv.types import Verdict
+from support.stages import lay_out_package
 
 class Shouting:
     name = "shouting"
@@ -48,14 +50,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Lays out a distribution as an installer does, and puts it on the path."""
 
     def lay_out(distribution: str, **points: str) -> None:
-        folder = tmp_path / distribution
-        info = folder / f"{distribution}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (folder / f"{distribution}.py").write_text(MODULE)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n")
-        lines = [f"{name} = {value}" for name, value in points.items()]
-        (info / "entry_points.txt").write_text("\n".join(["[safekv.detectors]", *lines, ""]))
-        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.syspath_prepend(lay_out_package(tmp_path, distribution, MODULE, points))
         monkeypatch.delitem(sys.modules, distribution, raising=False)
 
     return lay_out

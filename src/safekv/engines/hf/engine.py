@@ -112,7 +112,7 @@ class HFEngine:
             self._tick,
             tenant_of=lambda job: job.tenant,
             epoch_s=self.warden.config.epoch_s,
-            queue_prompts=self._detect.queue_prompts,
+            config=self._detect,
             events=self._events,
         )
         self.warden.on_prompt(self._worker.submit)
@@ -185,9 +185,7 @@ class HFEngine:
         """Facts that are the same for every tenant."""
         facts: dict[str, object] = {"mode": self.warden.config.mode.value, "engine": "hf"}
         if self._worker is not None:
-            facts["detector"] = (
-                "running" if self._worker.alive() else "stopped: nothing is promoted"
-            )
+            facts["detector"] = self._worker.state()
         return facts
 
     @property
