@@ -11,6 +11,7 @@ import pytest
 from safekv.audit.world import BLOCK_TOKENS, Prompt, World
 from safekv.detect.base import Document
 from safekv.detect.cascade import Cascade
+from safekv.detect.config import DetectConfig
 from safekv.detect.worker import DetectionWorker
 from safekv.types import Mode, Profile, TenantId, Verdict
 from safekv.warden import WardenConfig
@@ -140,7 +141,7 @@ def ticking(clock: Clock, on_tick: Callable[[], object]) -> DetectionWorker[str]
         on_tick,
         tenant_of=lambda job: A,
         epoch_s=1.0,
-        queue_prompts=1,
+        config=DetectConfig(),
         clock=clock,
     )
 
