@@ -12,6 +12,7 @@ from rich.table import Table
 
 from safekv.cli.bench_collusion import collusion
 from safekv.cli.bench_eviction import eviction
+from safekv.cli.bench_frontier import frontier
 from safekv.cli.bench_tree import tree
 from safekv.cli.measuring import publish, steps
 
@@ -24,6 +25,7 @@ def bench() -> None:
 bench.add_command(tree)
 bench.add_command(eviction)
 bench.add_command(collusion)
+bench.add_command(frontier)
 
 
 @bench.command()
