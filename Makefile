@@ -84,6 +84,10 @@ fix: $(READY)  ## Repair what ruff can repair
 	@$(BIN)/ruff check --fix src tests
 	@$(BIN)/ruff format src tests
 
+audit: $(READY)  ## Check every security claim against the code that serves
+	@echo "==> safekv verify"
+	@$(BIN)/safekv verify $(ARGS)
+
 bench: model  ## Compare the embedded engine with and without our cache
 	@echo "==> safekv bench engine"
 	@$(BIN)/safekv bench engine $(ARGS)
