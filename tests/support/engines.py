@@ -11,7 +11,7 @@ from pathlib import Path
 from safekv.cache import CacheConfig
 from safekv.detect.base import Detector, Document, Finding
 from safekv.detect.config import DetectConfig
-from safekv.engines.base import Chunk, GenerationRequest
+from safekv.engines.base import Chunk, DeclaredText, GenerationRequest
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.engine import HFEngine
 from safekv.events import Event
@@ -91,6 +91,7 @@ async def running(
     max_batch_tokens: int = 512,
     detector: Detector | None = None,
     events: Heard | None = None,
+    declared: Callable[[], Sequence[DeclaredText] | None] = lambda: None,
 ) -> AsyncIterator[HFEngine]:
     engine = HFEngine(
         "test",
@@ -101,6 +102,7 @@ async def running(
         detect=DetectConfig(),
         detector=detector or ClearAll(),
         events=events,
+        declared=declared,
     )
     await engine.start()
     try:
