@@ -36,6 +36,9 @@ COMMANDS: Final = {
         "safekv.cli.tenant:tenant", "Add, list, revoke and forget tenants' keys."
     ),
     "vault": LazyCommand("safekv.cli.vault:vault", "Manage the keys that blocks are sealed with."),
+    "cloak": LazyCommand(
+        "safekv.cli.cloak:cloak", "Obfuscate KV with KV-Cloak (experimental; broken, see --help)."
+    ),
     "models": LazyCommand("safekv.cli.models:models", "List, fetch and verify known models."),
     "detect": LazyCommand(
         "safekv.cli.detect:detect", "Check texts for private data and measure the detector."

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safekv.cloak import Stream, bits_of
@@ -29,6 +29,7 @@ def deobfuscated(stream: Stream, stored: bytes, block: BlockId = BLOCK) -> bytes
     return bytes(out)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3).map(BlockId), st.binary(max_size=100)), max_size=20))
 def test_whatever_is_written_comes_back(writes: list[tuple[BlockId, bytes]]) -> None:
     """A model of blocks: the last write of each is what is read, however often it was written."""
