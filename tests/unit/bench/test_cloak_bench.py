@@ -47,6 +47,18 @@ def test_a_bar_is_judged_by_its_worst_size_and_only_where_it_holds() -> None:
     assert all(bar.from_bytes == 256 * 1024 for bar in BARS)
 
 
+def test_matrices_are_timed_and_their_round_trip_is_as_exact_as_the_dtype() -> None:
+    pytest.importorskip("torch")
+    from safekv.bench.cloak_matrices import MatricesPlan
+    from safekv.bench.cloak_matrices import run as matrices
+
+    rows = matrices(MatricesPlan(block_tokens=(16,), head_dims=(64,), size_bytes=8192, rounds=1))
+    errors = {row["dtype"]: row["round_trip_relative_error"] for row in rows}
+    assert list(errors) == ["float32", "float16", "bfloat16"]
+    assert 0 < errors["float32"] < 1e-5 < errors["float16"] < errors["bfloat16"] < 0.2
+    assert {row["size_bytes"] for row in rows} == {8192}
+
+
 @pytest.mark.parametrize("flags", [["--json"], []])
 def test_the_command(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safekv.bench.cloak.CloakPlan", lambda **_: PLAN)
