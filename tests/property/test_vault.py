@@ -41,7 +41,7 @@ def must_not_open(vault: Vault, holder: Holder, context: bytes, sealed: bytes | 
     assert set(out) <= {0, DIRT}
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(vaults, holders, st.binary(max_size=80), payloads, st.integers(0, 70))
 def test_what_is_sealed_opens(
     vault: Vault, holder: Holder, context: bytes, payload: bytes, spare: int
@@ -56,7 +56,7 @@ def test_what_is_sealed_opens(
     assert opened == payload + bytes([DIRT]) * spare
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(vaults, st.binary(max_size=400), st.data())
 def test_a_flipped_bit_never_opens(vault: Vault, payload: bytes, data: st.DataObject) -> None:
     sealed = sealed_by(vault, ALICE, b"block 7", payload)
@@ -75,7 +75,7 @@ def test_every_byte_of_header_and_tag_counts(vault: Vault) -> None:
         must_not_open(vault, ALICE, b"", damaged)
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(vaults, payloads, st.data())
 def test_a_cut_or_longer_object_never_opens(
     vault: Vault, payload: bytes, data: st.DataObject
@@ -85,7 +85,7 @@ def test_a_cut_or_longer_object_never_opens(
     must_not_open(vault, ALICE, b"", sealed + data.draw(st.binary(min_size=1, max_size=40)))
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(vaults, holders, holders, st.binary(max_size=40), st.binary(max_size=40), payloads)
 def test_it_opens_for_its_holder_under_its_context_only(
     vault: Vault, holder: Holder, other: Holder, context: bytes, guess: bytes, payload: bytes
@@ -131,7 +131,7 @@ def test_a_block_opens_as_nothing_else(other: BlockContext) -> None:
     must_not_open(vault, ALICE, other.encode(), sealed)
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.binary(min_size=64, max_size=200))
 def test_garbage_never_opens(garbage: bytes) -> None:
     must_not_open(VAULTS[Cipher.AES_256_GCM], ALICE, b"", garbage)

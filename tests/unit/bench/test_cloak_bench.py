@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-import pytest
-from click.testing import CliRunner
-
 from safekv.bench.cloak import BARS, Bar, CloakPlan, _judged, operations, run
-from safekv.cli.main import cli
 
 PLAN = CloakPlan(sizes_bytes=(8192, 262144), budget_bytes=1 << 18, rounds=(3, 5))
 
@@ -45,30 +39,3 @@ def test_a_bar_is_judged_by_its_worst_size_and_only_where_it_holds() -> None:
         "met": False,
     }
     assert all(bar.from_bytes == 256 * 1024 for bar in BARS)
-
-
-def test_matrices_are_timed_and_their_round_trip_is_as_exact_as_the_dtype() -> None:
-    pytest.importorskip("torch")
-    from safekv.bench.cloak_matrices import MatricesPlan
-    from safekv.bench.cloak_matrices import run as matrices
-
-    rows = matrices(MatricesPlan(block_tokens=(16,), head_dims=(64,), size_bytes=8192, rounds=1))
-    errors = {row["dtype"]: row["round_trip_relative_error"] for row in rows}
-    assert list(errors) == ["float32", "float16", "bfloat16"]
-    assert 0 < errors["float32"] < 1e-5 < errors["float16"] < errors["bfloat16"] < 0.2
-    assert {row["size_bytes"] for row in rows} == {8192}
-
-
-@pytest.mark.parametrize("flags", [["--json"], []])
-def test_the_command(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safekv.bench.cloak.CloakPlan", lambda **_: PLAN)
-    result = CliRunner().invoke(cli, ["bench", "cloak", "--quick", *flags])
-    assert result.exit_code == 0, result.output
-    if flags:
-        record = json.loads(result.stdout)
-        assert {"what", "backend", "dtype", "block_size", "head_dim", "size_bytes", "gb_per_s"} <= (
-            record["rows"][0].keys()
-        )
-        assert record["environment"]["cores"] >= 1
-    else:
-        assert "stream_obfuscate >= 90% from 256 KiB" in result.stdout

@@ -87,16 +87,14 @@ configs = st.builds(
     st.booleans(),
     st.sampled_from(Part),
     st.data(),
-    st.sampled_from(["float64", "float32", "torch.float64", "torch.float32"]),
+    st.sampled_from(["float64", "float32"]),
 )
 def test_blocks_come_back_partial_or_full(
     config: CloakConfig, fused: bool, part: Part, data: st.DataObject, dtype: str
 ) -> None:
     tokens = data.draw(st.integers(1, config.block_tokens))
-    plain: Any = rows(config, tokens).astype(dtype.removeprefix("torch."))
-    if dtype.startswith("torch."):
-        plain = pytest.importorskip("torch").from_numpy(plain)
-    kept = plain.copy() if isinstance(plain, np.ndarray) else plain.clone()
+    plain = rows(config, tokens).astype(dtype)
+    kept = plain.copy()
     cloak = Cloak(KEY, config, fused=fused)
     stored: Any = cloak.obfuscate(1, part, b"block", plain)
     assert tuple(stored.shape) == (config.kv_heads, config.block_tokens, config.head_dim)
@@ -107,36 +105,19 @@ def test_blocks_come_back_partial_or_full(
     assert float(abs(back - plain).max()) <= tolerance * config.limit
 
 
-def test_torch_and_numpy_agree() -> None:
-    torch = pytest.importorskip("torch")
-    cloak, plain = Cloak(KEY, replace(CONFIG, condition=10.0), fused=False), rows()
-    ours = cloak.obfuscate(0, Part.KEYS, b"b", plain)
-    theirs = cloak.obfuscate(0, Part.KEYS, b"b", torch.from_numpy(plain))
-    np.testing.assert_allclose(theirs.numpy(), ours, rtol=0, atol=1e-11)  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "float8_e4m3fn", "bool", "complex64"])
-def test_integers_and_fp8_are_refused(dtype: str) -> None:
-    torch = pytest.importorskip("torch")
-    cloak = Cloak(KEY, CONFIG, fused=False)
-    block = torch.zeros(2, 16, 8).to(getattr(torch, dtype))
-    for act in (cloak.obfuscate, cloak.deobfuscate):
-        with pytest.raises(CloakError, match=f"blocks of {dtype} cannot"):
-            act(0, Part.KEYS, b"b", block)
-    if hasattr(np, dtype):
-        with pytest.raises(CloakError, match=f"blocks of {dtype} cannot"):
-            cloak.obfuscate(0, Part.KEYS, b"b", np.zeros((2, 16, 8), dtype))
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "bool", "complex64"])
+def test_integers_are_refused(dtype: str) -> None:
+    with pytest.raises(CloakError, match=f"blocks of {dtype} cannot"):
+        Cloak(KEY, CONFIG, fused=False).obfuscate(0, Part.KEYS, b"b", np.zeros((2, 16, 8), dtype))
 
 
 @pytest.mark.parametrize("bad", [4.001, -4.001, float("nan"), float("inf")])
 def test_out_of_range_input_is_refused(bad: float) -> None:
     """The released code corrupts it silently."""
-    torch = pytest.importorskip("torch")
     plain = rows()
     plain[1, 3, 2] = bad
-    for block in (plain, torch.from_numpy(plain)):
-        with pytest.raises(CloakError, match="above the limit 4"):
-            Cloak(KEY, CONFIG, fused=False).obfuscate(0, Part.KEYS, b"b", block)
+    with pytest.raises(CloakError, match="above the limit 4"):
+        Cloak(KEY, CONFIG, fused=False).obfuscate(0, Part.KEYS, b"b", plain)
 
 
 @pytest.mark.parametrize("shape", [(2, 17, 8), (2, 0, 8), (3, 16, 8), (2, 16, 7), (16, 8)])
