@@ -23,6 +23,7 @@ EXTRA_OF = {
     "stdnum": "detect",
     "phonenumbers": "detect",
     "cryptography": "vault",
+    "numpy": "cloak",
     "openai": "bench",
     "httpx": "bench",
 }
