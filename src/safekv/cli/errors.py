@@ -23,7 +23,9 @@ EXTRA_OF = {
     "stdnum": "detect",
     "phonenumbers": "detect",
     "openai": "bench",
-    "httpx": "bench",
+    "httpx": "audit",
+    "numpy": "audit",
+    "scipy": "audit",
 }
 
 

@@ -38,6 +38,9 @@ COMMANDS: Final = {
         "safekv.cli.detect:detect", "Check texts for private data and measure the detector."
     ),
     "config": LazyCommand("safekv.cli.config:config", "Show and check the configuration."),
+    "audit": LazyCommand(
+        "safekv.cli.audit:audit", "Find out whether an endpoint leaks prompts between keys."
+    ),
     "bench": LazyCommand("safekv.cli.bench:bench", "Measure what the prefix cache costs."),
 }
 

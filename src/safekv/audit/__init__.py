@@ -1,0 +1,1 @@
+"""Evidence that a deployment keeps its promises, gathered from outside or inside."""
