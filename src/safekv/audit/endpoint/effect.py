@@ -52,7 +52,8 @@ def auc_interval(
 
 def _wins(primed: Floats, control: Floats) -> Floats:
     later = (control[None, :] > primed[:, None]).astype(np.float64)
-    return later + 0.5 * (control[None, :] == primed[:, None])
+    wins: Floats = later + 0.5 * (control[None, :] == primed[:, None])
+    return wins
 
 
 def tpr_at_fpr(primed: Floats, control: Floats, rate: float) -> float:

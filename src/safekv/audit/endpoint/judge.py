@@ -57,6 +57,27 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class Effect:
+    """The size of a difference. `None` throughout where values have no order."""
+
+    auc: float | None = None
+    auc_ci: tuple[float, float] | None = None
+    tpr_at_fpr: tuple[float, ...] | None = None
+    ks_p: float | None = None
+    mw_p: float | None = None
+
+    @classmethod
+    def of(cls, reading: Reading, *, seed: int) -> Effect:
+        """Measure a reading. Costs some ms."""
+        arms = reading.primed, reading.control
+        if not reading.primed.size:
+            return cls()
+        rates = tuple(effect.tpr_at_fpr(*arms, rate) for rate in effect.FALSE_POSITIVE_RATES)
+        interval = effect.auc_interval(*arms, seed=seed)
+        return cls(effect.auc(*arms), interval, rates, *classical_p(*arms))
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One cell: its verdict, its numbers, and why. `None` where a number has no meaning.
 
@@ -68,11 +89,7 @@ class Finding:
     channel: Channel
     verdict: Verdict
     reason: str
-    auc: float | None
-    auc_ci: tuple[float, float] | None
-    tpr_at_fpr: tuple[float, ...] | None
-    ks_p: float | None
-    mw_p: float | None
+    effect: Effect
     minimal_detectable_auc: float
     samples: int
     p: float
@@ -82,7 +99,7 @@ class Finding:
     @property
     def bound(self) -> float:
         """The largest AUC that this cell leaves possible."""
-        high = self.auc_ci[1] if self.auc_ci else 0.5
+        high = self.effect.auc_ci[1] if self.effect.auc_ci else 0.5
         return max(self.minimal_detectable_auc, high)
 
 
@@ -147,14 +164,13 @@ class Judge:
     def _finding(self, key: Key, controls: Mapping[Key, Finding]) -> Finding:
         reading = self._readings[key]
         family = self._family(key[0])
-        measured = _effect(reading, seed=_seed(self._seed, *key))
         level = family.final_level(self._rules.alpha)
         detect = effect.detectable_count_auc if reading.counted else effect.detectable_auc
         found = Finding(
             *key,
             Verdict.INCONCLUSIVE,
             "",
-            *measured,
+            Effect.of(reading, seed=_seed(self._seed, *key)),
             detect(reading.pairs, level, self._rules.power),
             reading.pairs,
             family.adjusted()[key],
@@ -172,7 +188,8 @@ class Judge:
         control = controls.get((Scope.SAME_KEY, found.content, found.channel))
         if control is None or control.verdict is not Verdict.LEAK:
             return Verdict.INCONCLUSIVE, "this channel does not show the own key's cache either"
-        if control.auc_ci is not None and control.auc_ci[0] < found.minimal_detectable_auc:
+        own = control.effect.auc_ci
+        if own is not None and own[0] < found.minimal_detectable_auc:
             return Verdict.INCONCLUSIVE, "too few samples to see even the own key's cache"
         if found.bound > self._rules.largest_auc:
             return Verdict.INCONCLUSIVE, f"a leak up to AUC {found.bound:.2f} remains possible"
@@ -221,25 +238,6 @@ def _why_open(place: Place, claims: Sequence[Finding]) -> str:
 
 def _largest(claims: Sequence[Finding]) -> float:
     return max(f.bound for f in claims if f.verdict is Verdict.NO_LEAK and f.channel in LATENCIES)
-
-
-Effect = tuple[
-    float | None,
-    tuple[float, float] | None,
-    tuple[float, ...] | None,
-    float | None,
-    float | None,
-]
-
-
-def _effect(reading: Reading, *, seed: int) -> Effect:
-    """AUC, its interval, TPR at each false-positive rate, and the classical p-values."""
-    if not reading.primed.size:
-        return None, None, None, None, None
-    arms = reading.primed, reading.control
-    rates = tuple(effect.tpr_at_fpr(*arms, rate) for rate in effect.FALSE_POSITIVE_RATES)
-    ks_p, mw_p = classical_p(*arms)
-    return effect.auc(*arms), effect.auc_interval(*arms, seed=seed), rates, ks_p, mw_p
 
 
 def _seed(base: int, *parts: object) -> int:

@@ -29,7 +29,8 @@ def gaussian(count: int, rng: np.random.Generator) -> Floats:
 
 def heavy_tailed(count: int, rng: np.random.Generator) -> Floats:
     """Independent, with a Pareto tail that has no variance: a busy network."""
-    return rng.standard_normal(count) + rng.pareto(1.5, count)
+    found: Floats = rng.standard_normal(count) + rng.pareto(1.5, count)
+    return found
 
 
 def bimodal(count: int, rng: np.random.Generator) -> Floats:
