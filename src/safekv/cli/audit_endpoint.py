@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,13 +172,9 @@ def _audit(url: str, plan: Plan, keys: Keys, options: dict[str, Any]) -> Outcome
         _require_writable(options["html"])
     place = Place(url, options["model"] or "", plan.max_tokens, plan.timeout_s, options["ca"])
     if not place.model:
-        place = Place(url, find_model(place, keys.own), *_rest(plan, options))
+        place = replace(place, model=find_model(place, keys.own))
     with steps("safekv audit") as progress:
         return Session(place, keys, plan, progress).run()
-
-
-def _rest(plan: Plan, options: dict[str, Any]) -> tuple[int, float, str | None]:
-    return plan.max_tokens, plan.timeout_s, options["ca"]
 
 
 def _require_writable(path: Path) -> None:
@@ -229,6 +226,7 @@ def _publish(outcome: Outcome, url: str, options: dict[str, Any]) -> None:
 
 def _show(outcome: Outcome) -> None:
     from safekv.audit.endpoint.advice import advice
+    from safekv.audit.endpoint.page import verdict_of
 
     console = Console()
     table = Table(title="can primed prompts be told from fresh ones?")
@@ -238,7 +236,7 @@ def _show(outcome: Outcome) -> None:
         size = found.effect
         ci = f"{size.auc:.2f} [{size.auc_ci[0]:.2f}, {size.auc_ci[1]:.2f}]" if size.auc_ci else "-"
         names = (found.scope.value, found.content.value, found.channel.value)
-        table.add_row(*names, found.verdict.value, ci, found.reason)
+        table.add_row(*names, verdict_of(found), ci, found.reason)
     console.print(table)
     console.print(f"{outcome.verdict.value}: {outcome.reason}", highlight=False, soft_wrap=True)
     for line in advice(outcome):

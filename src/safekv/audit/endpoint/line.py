@@ -23,6 +23,9 @@ LONGEST_WAIT_S: Final = 30.0
 MOST_BYTES: Final = 4_000_000
 TIMED_OUT: Final = "time-out"
 
+Now = Callable[[], float]
+"""A clock in seconds that never goes backwards."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -41,8 +44,9 @@ class Place:
 
 @dataclass(slots=True)
 class _Attempt:
-    """One request under way; times by `time.perf_counter`, in seconds."""
+    """One request under way; times by `now`, in seconds."""
 
+    now: Now
     sent_s: float = math.nan
     status: int = 0
     retry_after_s: float = 1.0
@@ -52,7 +56,7 @@ class _Attempt:
     def note(self, event: str, _: Mapping[str, Any]) -> None:
         """The clock starts when a connection exists and the request begins to go out."""
         if event == "http11.send_request_headers.started":
-            self.sent_s = time.perf_counter()
+            self.sent_s = self.now()
 
 
 class Line:
@@ -71,8 +75,10 @@ class Line:
         *,
         interval_s: float = 0.0,
         wait: Callable[[float], None] = time.sleep,
+        now: Now = time.perf_counter,
     ) -> None:
         self.form = form
+        self._now = now
         self._place = place
         self._interval_s = interval_s
         self._wait = wait
@@ -115,7 +121,7 @@ class Line:
         """One request, and the name of what went wrong with it, if anything did."""
         self._keep_pace()
         self.requests += 1
-        attempt = _Attempt()
+        attempt = _Attempt(self._now)
         body = self.form.body(self._place.model, text, self._place.max_tokens)
         url = self._place.base_url.rstrip("/") + self.form.api.path
         try:
@@ -141,19 +147,19 @@ class Line:
             return
         if "event-stream" in attempt.headers.get("content-type", ""):
             for data in events(_bounded(response)):
-                attempt.answer.take_event(data, time.perf_counter())
+                attempt.answer.take_event(data, self._now())
             if attempt.answer.end_s is None and not attempt.answer.text_at_s:
                 raise NotAnAnswer("a stream without text")
-            attempt.answer.end_s = time.perf_counter()
+            attempt.answer.end_s = self._now()
             return
         whole = "\n".join(_bounded(response))
-        attempt.answer.take_whole(whole, time.perf_counter())
+        attempt.answer.take_whole(whole, self._now())
 
     def _keep_pace(self) -> None:
-        late_s = self._next_s - time.perf_counter()
+        late_s = self._next_s - self._now()
         if late_s > 0:
             self._wait(late_s)
-        self._next_s = time.perf_counter() + self._interval_s
+        self._next_s = self._now() + self._interval_s
 
     def close(self) -> None:
         """Close the connection. May be called twice."""

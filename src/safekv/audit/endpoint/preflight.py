@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Final
@@ -11,7 +10,7 @@ import httpx
 
 from safekv.attack.target import TargetError
 from safekv.audit.endpoint.content import Writer
-from safekv.audit.endpoint.line import Line, Place, unreachable
+from safekv.audit.endpoint.line import Line, Now, Place, unreachable
 from safekv.audit.endpoint.observation import Content, Observation
 from safekv.audit.endpoint.wire import Form
 from safekv.errors import ConfigError
@@ -104,9 +103,9 @@ def words_for(
     return max(1, round((wanted_tokens - overhead) / per_word)), per_word
 
 
-def clock_step_s() -> float:
+def clock_step_s(now: Now) -> float:
     """The smallest step of the clock that times are taken with."""
-    reads = [time.perf_counter() for _ in range(CLOCK_READS)]
+    reads = [now() for _ in range(CLOCK_READS)]
     steps = [b - a for a, b in pairwise(reads) if b > a]
     return min(steps, default=1.0)
 

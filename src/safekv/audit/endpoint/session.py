@@ -14,7 +14,7 @@ from scipy import stats
 from safekv.attack.target import TargetError
 from safekv.audit.endpoint.content import Writer
 from safekv.audit.endpoint.judge import Finding, Judge, Place, Verdict, overall
-from safekv.audit.endpoint.line import Line
+from safekv.audit.endpoint.line import Line, Now
 from safekv.audit.endpoint.line import Place as Address
 from safekv.audit.endpoint.observation import Channel, Content, Observation, Pair, Scope
 from safekv.audit.endpoint.plan import Keys, Plan
@@ -34,8 +34,8 @@ FIRST_WORDS: Final = 24
 MOST_FAILED: Final = 0.2
 LEAST_TO_GIVE_UP: Final = 20
 CONTROL: Final = None
-Arm = tuple[Scope | None, bool]
-"""A scope, or `None` for the control arm, and whether the probe is sent without a key."""
+Arm = tuple[Scope | None, Content, bool]
+"""A scope, or `None` for the control arm; a content; and whether it is probed without a key."""
 
 Hear = Callable[[int, int], None]
 """Told how many requests are done, and of at most how many."""
@@ -65,9 +65,10 @@ class Session:
         plan: Plan,
         hear: Hear,
         pause: Callable[[float], None] = time.sleep,
+        now: Now = time.perf_counter,
     ) -> None:
         self._address, self._keys, self._plan = address, keys, plan
-        self._hear, self._pause = hear, pause
+        self._hear, self._pause, self._now = hear, pause, now
         self._claims = keys.claims()
         self._rng = random.Random(f"order/{plan.seed}")  # noqa: S311 - an order, not a key
         self._writer = Writer(plan.seed)
@@ -84,11 +85,11 @@ class Session:
         self._control_s: list[float] = []
         self._probes = self._failed = self._rounds = 0
         self._notes: list[str] = []
-        self._clock_step_s = clock_step_s()
+        self._clock_step_s = clock_step_s(now)
 
     def run(self) -> Outcome:
         """Carry the audit out. Raises `TargetError` or `ConfigError` when it cannot be."""
-        started_s = time.perf_counter()
+        started_s = self._now()
         with ExitStack() as stack:
             self._open_lines(stack)
             self._prepare()
@@ -98,7 +99,7 @@ class Session:
                 self._judge.look(look, self._pairs)
                 if not self._open_contents():
                     break
-        return self._outcome(time.perf_counter() - started_s)
+        return self._outcome(self._now() - started_s)
 
     # -- before measuring ------------------------------------------------------------------
 
@@ -119,8 +120,14 @@ class Session:
 
     def _line(self, key: str | None) -> Line:
         plan = self._plan
-        form = Form(plan.api)
-        return Line(self._address, form, key, interval_s=plan.interval_s, wait=self._pause)
+        return Line(
+            self._address,
+            Form(plan.api),
+            key,
+            interval_s=plan.interval_s,
+            wait=self._pause,
+            now=self._now,
+        )
 
     def _prepare(self) -> None:
         """Find the form of requests and the length of prompts; warm every line up."""
@@ -178,32 +185,45 @@ class Session:
     def _batch(self, rounds: int) -> None:
         """Prime the prompts of some rounds in random order, let them settle, and probe them."""
         contents = self._open_contents()
-        primed: list[dict[Place, str]] = []
-        jobs: list[tuple[dict[Place, str], Place]] = []
-        for _ in range(rounds):
-            texts = {place: "" for place in self._pairs if place[1] in contents}
-            primed.append(texts)
-            jobs += [(texts, place) for place in texts]
+        # All texts are written beforehand: nothing but the order may differ between the arms.
+        written = [self._texts(contents) for _ in range(rounds)]
+        jobs = [(texts, arm) for texts in written for arm in texts if arm[0] is not CONTROL]
         self._rng.shuffle(jobs)
-        for texts, place in jobs:
-            texts[place] = self._prime(*place)
+        for texts, arm in jobs:
+            self._prime(arm, texts)
         self._pause(self._plan.settle_s)
-        for texts in primed:
+        for texts in written:
             self._rng.shuffle(contents)
             for content in contents:
                 self._probe_content(content, texts)
             self._rounds += 1
 
-    def _prime(self, scope: Scope, content: Content) -> str:
-        """Send a new prompt as its first sender would; gives the prompt to probe, or nothing.
+    def _texts(self, contents: Sequence[Content]) -> dict[Arm, str]:
+        """New prompts for all arms of one round."""
+        return {
+            (scope, content, without_key): self._text(content)
+            for content in contents
+            for scope, without_key in self._arms()
+        }
+
+    def _arms(self) -> list[tuple[Scope | None, bool]]:
+        """Scopes with whether they are probed without a key, and a control arm for each such."""
+        scopes = [Scope.SAME_KEY, Scope.NEGATIVE, *self._claims]
+        arms: list[tuple[Scope | None, bool]] = [(s, s is Scope.ANONYMOUS) for s in scopes]
+        return arms + [(CONTROL, False)] + [(CONTROL, True)] * (Scope.ANONYMOUS in scopes)
+
+    def _prime(self, arm: Arm, texts: dict[Arm, str]) -> None:
+        """Send a prompt as its first sender would; one that fails is taken out.
 
         The negative control's prompt is sent by nobody: another one is, in its place.
         """
-        text = self._text(content)
-        sent = self._text(content) if scope is Scope.NEGATIVE else text
-        seen = self._first_sender(scope).ask(sent)
+        scope, content, _ = arm
+        assert scope is not CONTROL, "nobody sends a control prompt before its probe"
+        text = self._text(content) if scope is Scope.NEGATIVE else texts[arm]
+        seen = self._first_sender(scope).ask(text)
         self._sent(content, seen)
-        return text if seen.total_s is not None else ""
+        if seen.total_s is None:
+            del texts[arm]
 
     def _first_sender(self, scope: Scope) -> Line:
         if scope in (Scope.ORGANISATION, Scope.SAME_KEY):
@@ -211,25 +231,18 @@ class Session:
         # Anonymous probes look for what somebody with a key sent, and so does the control.
         return self._lines.get(Scope.OTHER, self._lines[Scope.SAME_KEY])
 
-    def _probe_content(self, content: Content, texts: dict[Place, str]) -> None:
+    def _probe_content(self, content: Content, texts: dict[Arm, str]) -> None:
         """Probe all arms of one content once, in random order, and keep the pairs."""
-        scopes = (Scope.SAME_KEY, Scope.NEGATIVE, *self._claims)
-        arms: list[Arm] = [(scope, scope is Scope.ANONYMOUS) for scope in scopes]
-        arms += [(CONTROL, without_key) for without_key in {without for _, without in arms}]
+        arms = [arm for arm in texts if arm[1] is content]
         self._rng.shuffle(arms)
-        seen = {arm: self._probe(arm, content, texts) for arm in arms}
-        for scope in scopes:
-            without_key = scope is Scope.ANONYMOUS
-            primed, control = seen[scope, without_key], seen[CONTROL, without_key]
-            if primed is not None and control is not None:
-                self._pairs[scope, content].append(Pair(primed, control))
+        seen = {arm: self._probe(arm, texts[arm]) for arm in arms}
+        for (scope, _, without_key), primed in seen.items():
+            if scope is not CONTROL:
+                pair = Pair(primed, seen[CONTROL, content, without_key])
+                self._pairs[scope, content].append(pair)
 
-    def _probe(self, arm: Arm, content: Content, texts: dict[Place, str]) -> Observation | None:
-        """One probe; `None` where the prompt could not be primed."""
-        scope, without_key = arm
-        text = self._text(content) if scope is None else texts[scope, content]
-        if not text:
-            return None
+    def _probe(self, arm: Arm, text: str) -> Observation:
+        scope, content, without_key = arm
         seen = self._lines[Scope.ANONYMOUS if without_key else Scope.SAME_KEY].ask(text)
         self._sent(content, seen)
         if scope is CONTROL and not without_key and seen.total_s is not None:

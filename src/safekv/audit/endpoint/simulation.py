@@ -36,7 +36,8 @@ def heavy_tailed(count: int, rng: np.random.Generator) -> Floats:
 def bimodal(count: int, rng: np.random.Generator) -> Floats:
     """Two states, such as two replicas or a frequency step; each lasts five requests on average."""
     state = np.cumsum(rng.random(count) < 0.2) % 2
-    return rng.standard_normal(count) * 0.3 + 6.0 * state
+    found: Floats = rng.standard_normal(count) * 0.3 + 6.0 * state
+    return found
 
 
 def drifting(count: int, rng: np.random.Generator) -> Floats:
@@ -55,7 +56,8 @@ def autocorrelated(count: int, rng: np.random.Generator) -> Floats:
 
 def alternating(count: int, rng: np.random.Generator) -> Floats:
     """Every second request is slow, as with two workers taking turns: a fixed order's trap."""
-    return rng.standard_normal(count) * 0.3 + 6.0 * (np.arange(count) % 2)
+    found: Floats = rng.standard_normal(count) * 0.3 + 6.0 * (np.arange(count) % 2)
+    return found
 
 
 NOISES: Final[Mapping[str, Noise]] = {
