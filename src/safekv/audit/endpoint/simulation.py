@@ -45,7 +45,8 @@ def drifting(count: int, rng: np.random.Generator) -> Floats:
     t = np.linspace(0, 1, count)
     trend = rng.uniform(-10, 10) * t + 4 * np.sin(2 * np.pi * (3 * t + rng.random()))
     walk = np.cumsum(rng.standard_normal(count)) * 0.2
-    return trend + walk + rng.standard_normal(count)
+    found: Floats = trend + walk + rng.standard_normal(count)
+    return found
 
 
 def autocorrelated(count: int, rng: np.random.Generator) -> Floats:
