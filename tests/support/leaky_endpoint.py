@@ -44,6 +44,7 @@ class Behaviour:
     hit_s: float = 0.001
     miss_s: float = 0.005
     noise_s: float = 0.001
+    every_second_s: float = 0.0
     stream: bool = True
     usage: bool = True
     tell_cached: bool = True
@@ -110,6 +111,7 @@ class _Answering(BaseHTTPRequestHandler):
         wait_s = (behaviour.hit_s if hit else behaviour.miss_s) + abs(
             self.rng.gauss(0, behaviour.noise_s)
         )
+        wait_s += behaviour.every_second_s * (behaviour.requests % 2)
         behaviour.clock.advance(wait_s)
         words = len(text.split())
         usage: dict[str, Any] = {"prompt_tokens": words + 3, "completion_tokens": 1}

@@ -82,6 +82,7 @@ def endpoint(url: str | None, compare: tuple[Path, Path] | None, **options: Any)
         return _compare(*compare, as_json=options["as_json"])
     if url is None:
         raise click.UsageError("an address is missing, such as http://127.0.0.1:8000/v1")
+    _require_plain(url)
     plan, keys = _plan(options), _keys(options)
     if options["dry_run"]:
         _show_plan(plan, keys, as_json=options["as_json"])
@@ -89,6 +90,14 @@ def endpoint(url: str | None, compare: tuple[Path, Path] | None, **options: Any)
     outcome = _audit(url, plan, keys, options)
     _publish(outcome, url, options)
     return STATUS[outcome.verdict.value]
+
+
+def _require_plain(url: str) -> None:
+    """Raise `ConfigError` for an address that a record could not show as it is."""
+    if "@" in url or "?" in url:
+        raise ConfigError(
+            "the address holds a password or a query", "give keys with --key, and a plain address"
+        )
 
 
 def _plan(options: dict[str, Any]) -> Plan:

@@ -71,6 +71,14 @@ def test_an_isolated_cache_does_not_leak() -> None:
     assert outcome.verdict is Verdict.NO_LEAK, outcome.reason
 
 
+def test_an_endpoint_that_slows_every_second_request_raises_no_alarm() -> None:
+    """The trap of a fixed probe order: the arms would be one fast, one slow throughout."""
+    outcome = audited(Behaviour(every_second_s=0.05))
+    found = verdicts(outcome)
+    assert found[Scope.NEGATIVE, Channel.TTFT] is Verdict.NO_LEAK
+    assert found[Scope.OTHER, Channel.TTFT] is not Verdict.LEAK
+
+
 def test_without_a_cache_nothing_is_concluded() -> None:
     assert audited(Behaviour(caching=False)).verdict is Verdict.INCONCLUSIVE
 
@@ -240,6 +248,7 @@ def test_wrong_use_is_told_without_the_key(
         ["audit", leaky, *key_files, "--content", "novels"],
         ["audit", leaky, *key_files, "--blocks", "1"],
         ["audit", leaky, *key_files, "--alpha", "2"],
+        ["audit", "http://me:sk-a-key-itself@127.0.0.1/v1", *key_files],
         ["audit", "ftp://127.0.0.1/v1", *key_files],
         ["audit", "--compare", str(wrong), str(wrong)],
         ["audit"],
