@@ -20,12 +20,13 @@ STYLE: Final = """\
   --paper: #12161b; --primed: #56b4e9; --fresh: #f0a030; } }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 960px; margin: 0 auto; padding: 32px 20px 64px; }
+main { max-width: 1200px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .35rem .55rem; text-align: left; border-bottom: 1px solid var(--rule);
   vertical-align: top; font-variant-numeric: tabular-nums; }
-tr.leak td { font-weight: 650; }
+td { white-space: nowrap; } td:last-child { white-space: normal; min-width: 12rem; }
+p { max-width: 46rem; } tr.leak td { font-weight: 650; }
 figure { margin: 1.2rem 0; display: flex; flex-wrap: wrap; gap: 1rem; }
 figcaption { flex-basis: 100%; } svg text { font-size: 12px; fill: var(--soft); }
 .primed { fill: var(--primed); fill-opacity: .75; }
