@@ -23,9 +23,10 @@ EXTRA_OF = {
     "stdnum": "detect",
     "phonenumbers": "detect",
     "cryptography": "vault",
-    "numpy": "cloak",
     "openai": "bench",
-    "httpx": "bench",
+    "httpx": "audit",
+    "numpy": "audit",
+    "scipy": "audit",
 }
 
 

@@ -46,6 +46,9 @@ COMMANDS: Final = {
     ),
     "config": LazyCommand("safekv.cli.config:config", "Show and check the configuration."),
     "verify": LazyCommand("safekv.cli.verify:verify", "Check every security claim."),
+    "audit": LazyCommand(
+        "safekv.cli.audit:audit", "Find out whether an endpoint leaks prompts between keys."
+    ),
     "bench": LazyCommand("safekv.cli.bench:bench", "Measure what the prefix cache costs."),
 }
 
