@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 
@@ -12,36 +11,7 @@ from safekv.detect.labelled import LabelledSpan, LabelledText
 from safekv.detect.training.corpora import SOURCES, detokenised, read_corpus, relabelled
 from safekv.detect.training.vocabulary import MARKS, cut_down
 from safekv.errors import ConfigError
-
-SMALL = "".join(
-    f"Ada B-PER\nLovelace I-PER\nlives O\nin O\nLondon B-LOC\n, O\nhouse O\n{i} O\n. O\n\n"
-    for i in range(20)
-)
-
-
-def write_corpora(folder: Path) -> Path:
-    """A few texts in the layout and formats of every source of the recipe."""
-    spans = [{"entity_type": "PERSON", "start_position": 3, "end_position": 6}]
-    rows = [{"full_text": f"I, Ada {i}", "spans": spans, "template_id": i} for i in range(20)]
-    written = {
-        ".json": json.dumps(rows),
-        ".csv": "prompt\n" + "\n".join(f'"Act as number {i}"' for i in range(20)),
-        "vicuna_question.jsonl": "\n".join(json.dumps({"turns": [f"Why {i}?"]}) for i in range(20)),
-        "gsm8k_test.jsonl": "\n".join(json.dumps({"question": f"Add {i}."}) for i in range(20)),
-    }
-    code = "\n".join(
-        json.dumps({"prompt": f"def f{i}():\n", "canonical_solution": "    return 1\n"})
-        for i in range(20)
-    )
-    for source in SOURCES:
-        path = folder / source.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".gz":
-            path.write_bytes(gzip.compress(code.encode()))
-        else:
-            known = [text for end, text in written.items() if path.name.endswith(end)]
-            path.write_text(known[0] if known else SMALL)
-    return folder
+from support.corpora import write_corpora
 
 
 def test_words_are_joined_as_people_write_them() -> None:
@@ -100,47 +70,3 @@ def test_made_up_text_is_labelled_where_it_says_so() -> None:
     assert any(s.kind == "PERSON" for text in one[:40] for s in text.spans)
     assert not any(s.kind == "PERSON" for text in one[40:] for s in text.spans)
     assert not any("{" in text.text and '"name"' not in text.text for text in one[40:])
-
-
-def test_a_tiny_run_trains_exports_and_loads(tmp_path: Path) -> None:
-    """The whole recipe on a network of one layer and a few words: no figure, but every step."""
-    pytest.importorskip("torch")
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("faker")
-    from safekv.detect.encoding import SHAPES, Encoder
-    from safekv.detect.manifest import TOKENIZER
-    from safekv.detect.training.corpora import LABELS
-    from safekv.detect.training.export import export
-    from safekv.detect.training.network import Network, NetworkShape
-    from safekv.detect.training.recipe import Recipe, train
-    from support.classifiers import write_classifier
-
-    corpus = read_corpus(write_corpora(tmp_path / "data"))
-    tokenizer = (write_classifier(tmp_path / "names") / TOKENIZER).read_text()
-    encoder = Encoder(tokenizer)
-    shape = NetworkShape(
-        vocabulary=len(json.loads(tokenizer)["model"]["vocab"]), labels=len(LABELS), shapes=SHAPES,
-        layers=1, width=24, heads=2, inner=32, positions=64,
-    )  # fmt: skip
-    recipe = Recipe(
-        layers=1, epochs=1.0, batch_windows=8, window_tokens=32, private_texts=20, public_texts=10
-    )
-    losses: list[float] = []
-    network = Network(shape)
-    happened = train(network, encoder, corpus, recipe, lambda one: losses.append(one.loss))
-    assert happened["steps"] == len(losses) >= 3
-    assert losses[-1] < losses[0]
-    parity = export(network, tmp_path / "tiny.onnx")
-    assert parity["fp32_max_difference"] < 1e-4
-    assert parity["int8_same_label"] > 0.8
-
-
-def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("onnxruntime")
-    from safekv.detect.training.recipe import Recipe
-    from safekv.detect.training.run import train_model
-
-    with pytest.raises(ConfigError, match="exists already"):
-        train_model(tmp_path, tmp_path, Recipe(), lambda one: None)
