@@ -81,6 +81,14 @@ class DetectorError(SafeKVError):
     """A detector failed. Never reaches a client: the blocks stay private."""
 
 
+class CloakError(SafeKVError):
+    """Something cannot be obfuscated or deobfuscated as asked."""
+
+
+class VaultError(SafeKVError):
+    """Something could not be sealed or opened. Opening says the same whatever the cause was."""
+
+
 class EngineError(SafeKVError):
     """The engine could not start or failed while serving."""
 

@@ -46,6 +46,26 @@ class Promoted:
 
 
 @dataclass(frozen=True, slots=True)
+class Demoted:
+    """Shared blocks became private again: revoked, or the mode became stricter."""
+
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """`tenants` read shared runs below one block `reads` times in a window, as probing does.
+
+    What lay there was demoted for good; with `surge` nothing was, and an operator should look.
+    """
+
+    tenants: tuple[TenantId, ...]
+    reads: int
+    demoted_blocks: int
+    surge: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Evicted:
     """Blocks left the tree under memory pressure."""
 
@@ -60,7 +80,7 @@ class DetectionFailed:
     reason: str
 
 
-Event = Admitted | Stored | Judged | Promoted | Evicted | DetectionFailed
+Event = Admitted | Stored | Judged | Promoted | Demoted | Suspected | Evicted | DetectionFailed
 
 
 class EventSink(Protocol):

@@ -28,8 +28,16 @@ class Mode(Enum):
     """How tenants share the prefix cache. The unsafe one says so in its name."""
 
     ISOLATED = "isolated"
+    DECLARED = "declared"
     SELECTIVE = "selective"
     UNSAFE_GLOBAL = "unsafe-global"
+
+
+class Profile(Enum):
+    """What `selective` asks for beside a clean verdict: nothing, or several contributors."""
+
+    PAPER = "paper"
+    ANONYMOUS = "anonymous"
 
 
 class Verdict(Enum):

@@ -196,24 +196,26 @@ class BlockModel:
         if reach <= start:
             return 0
         reach = min(reach, start + self.config.pool_blocks)
-        self.replace(reach - start - self.pool_room(), keep=text[:start])
+        replaced = self.replace(reach - start - self.pool_room(), keep=text[:start])
         reach = min(reach, start + self.pool_room())
         self.clock[SHARED] += 1
         self.fresh.update(text[: n + 1] for n in range(start, reach))
         self.born.update((text[: n + 1], self.clock[SHARED]) for n in range(start, reach))
         self.hold(SHARED, text[:reach] if reach > start else "", (self.epoch, self.clock[SHARED]))
-        self.enforce()
+        if replaced:
+            self.enforce()
         return reach - start
 
     def pool_room(self) -> int:
         return self.config.pool_blocks - len(self.shared())
 
-    def replace(self, n_blocks: int, keep: str) -> None:
-        for _ in range(n_blocks):
+    def replace(self, n_blocks: int, keep: str) -> bool:
+        for n in range(n_blocks):
             ends = self.ends(SHARED, self.shared() - self.fresh - {keep})
             if not ends:
-                return
+                return n > 0
             self.unshare({ends[0]})
+        return n_blocks > 0
 
     def demote(self, text: str, keep: int) -> int:
         top = text[: keep + 1]

@@ -30,8 +30,7 @@ COMPACT_STEP = 4
 class PrefixTree:
     """A path-compressed radix tree of token blocks with holders, leases and virtual caches.
 
-    Follows the unified radix tree of the SafeKV paper (arXiv 2508.08438, section on the
-    memory manager), with per-tenant claims in place of one owner.
+    Follows the memory manager of the SafeKV paper (arXiv 2508.08438), with claims for owners.
     """
 
     def __init__(self, config: CacheConfig) -> None:
@@ -233,8 +232,7 @@ class PrefixTree:
             return 0
         reach = min(reach, start + self._ledger.ceiling_blocks(self._ledger.pool))
         lacking = reach - start - self._pool_room()
-        if lacking > 0:
-            replace_shared(self._at, lacking, last)
+        replaced = lacking > 0 and replace_shared(self._at, lacking, last) > 0
         reach = min(reach, start + max(0, self._pool_room()))
         self._ledger.pool.tick()
         node, done = root, 0
@@ -245,7 +243,8 @@ class PrefixTree:
                 child = self._at.split(child, n)
                 self._at.share(child)
             node, done = child, done + n
-        self._enforce()
+        if replaced:
+            self._enforce()
         return reach - start
 
     def _pool_room(self) -> int:
@@ -391,10 +390,7 @@ class PrefixTree:
         return TreeStats.of(self._at)
 
     def check(self) -> None:
-        """Raise `IsolationBroken` unless every structural invariant holds. O(tree).
-
-        For tests and for idle moments; it changes nothing.
-        """
+        """Raise `IsolationBroken` unless every invariant holds. Changes nothing. O(tree)."""
         check_structure(self._at)
 
     def nodes(self) -> Iterator[Node]:

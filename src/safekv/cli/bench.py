@@ -10,7 +10,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from safekv.cli.bench_cloak import cloak
+from safekv.cli.bench_collusion import collusion
 from safekv.cli.bench_eviction import eviction
+from safekv.cli.bench_replay import replay
 from safekv.cli.bench_tree import tree
 from safekv.cli.measuring import publish, steps
 
@@ -22,6 +25,9 @@ def bench() -> None:
 
 bench.add_command(tree)
 bench.add_command(eviction)
+bench.add_command(replay)
+bench.add_command(cloak)
+bench.add_command(collusion)
 
 
 @bench.command()

@@ -18,13 +18,13 @@ from safekv.cli.errors import ExitCode
 from safekv.demo.figure import summary_figure
 from safekv.demo.findings import Finding, findings
 from safekv.demo.page import page
-from safekv.demo.plan import StoryPlan
+from safekv.demo.plan import PLAYED, StoryPlan
 from safekv.demo.play import Performance, play
 from safekv.demo.report import require_writable, table, write_text
 from safekv.demo.story import Stage
 from safekv.types import Mode
 
-MODES = [mode.value for mode in Mode]
+MODES = [mode.value for mode in PLAYED]
 TABLE_WIDTH = 120
 
 

@@ -22,6 +22,7 @@ EXTRA_OF = {
     "re2": "detect",
     "stdnum": "detect",
     "phonenumbers": "detect",
+    "cryptography": "vault",
     "openai": "bench",
     "httpx": "bench",
 }

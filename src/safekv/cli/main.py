@@ -32,12 +32,17 @@ class LazyCommand:
 COMMANDS: Final = {
     "serve": LazyCommand("safekv.cli.serve:serve", "Serve a model to several tenants over HTTP."),
     "demo": LazyCommand("safekv.cli.demo:demo", "Show what sharing leaks and what it saves."),
-    "tenant": LazyCommand("safekv.cli.tenant:tenant", "Add, list and revoke tenant keys."),
+    "tenant": LazyCommand(
+        "safekv.cli.tenant:tenant", "Add, list, revoke and forget tenants' keys."
+    ),
+    "vault": LazyCommand("safekv.cli.vault:vault", "Manage the keys that blocks are sealed with."),
+    "declare": LazyCommand("safekv.cli.declare:declare", "Say which texts all tenants share."),
     "models": LazyCommand("safekv.cli.models:models", "List, fetch and verify known models."),
     "detect": LazyCommand(
         "safekv.cli.detect:detect", "Check texts for private data and measure the detector."
     ),
     "config": LazyCommand("safekv.cli.config:config", "Show and check the configuration."),
+    "verify": LazyCommand("safekv.cli.verify:verify", "Check every security claim."),
     "bench": LazyCommand("safekv.cli.bench:bench", "Measure what the prefix cache costs."),
 }
 

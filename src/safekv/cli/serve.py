@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from safekv.gateway.declarations import DeclarationStore
 from safekv.gateway.server import reserve_socket
 from safekv.gateway.server import serve as run_server
 from safekv.gateway.tenants import TenantStore, default_keys_file
 from safekv.settings.load import load
 from safekv.settings.model import Settings
-from safekv.types import Mode
+from safekv.types import Mode, Profile
 
 if TYPE_CHECKING:
     from safekv.detect.base import Detector
@@ -33,6 +34,11 @@ UNSAFE_WARNING = (
     type=click.Choice([mode.value for mode in Mode]),
     help="How tenants share the prefix cache.  [default: selective]",
 )
+@click.option(
+    "--profile",
+    type=click.Choice([profile.value for profile in Profile]),
+    help="What selective asks for beside a clean verdict.  [default: paper]",
+)
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8000]")
 @click.option("--keys", type=click.Path(path_type=Path), help="Tenant key file.")
@@ -43,6 +49,7 @@ UNSAFE_WARNING = (
 def serve(
     model: str,
     mode: str | None,
+    profile: str | None,
     host: str | None,
     port: int | None,
     keys: Path | None,
@@ -61,6 +68,7 @@ def serve(
     """
     flags = {
         "warden.mode": mode,
+        "warden.profile": profile,
         "server.host": host,
         "server.port": port,
         "server.keys_file": keys,
@@ -105,6 +113,8 @@ def _engine(model: str, settings: Settings, metrics: PrometheusSink) -> HFEngine
     with model_progress(model) as report:
         source = resolve_model(model, progress=report)
     detector = _detector(settings, metrics)
+    declarations = DeclarationStore.default(os.environ)
+    declarations.list()  # a file that cannot be trusted is refused here
     from safekv.engines.hf.engine import HFEngine
 
     return HFEngine(
@@ -116,6 +126,8 @@ def _engine(model: str, settings: Settings, metrics: PrometheusSink) -> HFEngine
         detect=settings.detect,
         detector=detector,
         events=metrics,
+        safeguard=settings.safeguard,
+        declared=declarations.changed,
     )
 
 

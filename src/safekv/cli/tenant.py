@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
+from safekv.cli.columns import aligned
+from safekv.errors import ConfigError
 from safekv.gateway.tenants import KeyRecord, TenantStore, default_keys_file
 from safekv.settings.load import load
+from safekv.types import TenantId
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -83,14 +85,40 @@ def revoke(name: str, keys: Path | None, as_json: bool) -> None:
         click.echo(f"revoked: {', '.join(record.key_id for record in records)}")
 
 
+@tenant.command()
+@click.argument("name")
+@click.option(
+    "--vault",
+    "keyring",
+    type=click.Path(path_type=Path),
+    help="File of wrapped data keys.  [default: vault-keys.json in $SAFEKV_HOME]",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def forget(name: str, keyring: Path | None, as_json: bool) -> None:
+    """Make unreadable whatever was sealed for the tenant NAME, by deleting its data keys.
+
+    Sealed blocks on disk stay where they are and open no more, in a running server within a
+    tenth of a second. As lasting as backups of the key file: `safekv vault rotate` makes those
+    useless too. The tenant's access is untouched (see `revoke`), and what it sends from now on
+    is sealed under a new key. Exit status: 0 forgotten, 2 nothing was sealed for it.
+    """
+    from safekv.vault.keyring import FileKeyring, default_keyring_file
+    from safekv.vault.master import masters_from
+    from safekv.vault.vault import Vault
+
+    path = keyring or default_keyring_file(os.environ)
+    if not Vault(FileKeyring(path), masters_from(os.environ)).forget(TenantId(name)):
+        raise ConfigError(
+            f"there is no data key of a tenant {name!r} in {path}", "see `safekv vault list`"
+        )
+    fields = {"tenant": name, "forgotten": True}
+    click.echo(json.dumps(fields) if as_json else f"forgotten: {name}")
+
+
 def _table(records: Sequence[KeyRecord]) -> str:
-    rows: list[tuple[Any, ...]] = [("KEY ID", "TENANT", "ROLE", "CREATED", "STATE")]
+    rows: list[tuple[str, ...]] = [("KEY ID", "TENANT", "ROLE", "CREATED", "STATE")]
     rows += [
         (one.key_id, one.tenant, one.role, one.created, "revoked" if one.revoked else "active")
         for one in records
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return aligned(rows)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from safekv.demo.plan import PLAYED
 from safekv.demo.result import ModeResult
 from safekv.types import Mode
 
@@ -92,11 +93,9 @@ def recovery(result: ModeResult) -> str:
 
 def _speed(results: Results) -> list[Finding]:
     """Each mode is compared with its own cold first turn: a machine's speed drifts meanwhile."""
-    if set(results) != set(Mode):
+    if set(results) != set(PLAYED):
         return []
-    alone, chosen, everything = (
-        results[mode].honest.saving for mode in (Mode.ISOLATED, Mode.SELECTIVE, Mode.UNSAFE_GLOBAL)
-    )
+    alone, chosen, everything = (results[mode].honest.saving for mode in PLAYED)
     numbers = (
         f"tenants after the first had their first token {chosen:.0%} sooner than it;"
         f" {everything:.0%} in unsafe-global, {alone:.0%} in isolated"

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from safekv.demo.texts import FIRST_QUESTIONS, FOLLOW_UPS
 from safekv.errors import ConfigError
+from safekv.types import Mode
+
+PLAYED = (Mode.ISOLATED, Mode.SELECTIVE, Mode.UNSAFE_GLOBAL)
+"""The modes of the story; `declared` shares what no story can hide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

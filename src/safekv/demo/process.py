@@ -53,7 +53,7 @@ def serve_command(model: str, mode: Mode, port: int, keys: Path) -> list[str]:
     place = ["--host", HOST, "--port", str(port), "--keys", str(keys)]
     # -P: a stray click.py where the demo is started must not become part of the server.
     program = [sys.executable, "-P", "-m", "safekv.cli.main"]
-    return [*program, "serve", model, "--mode", mode.value, *place]
+    return [*program, "serve", model, "--mode", mode.value, "--profile", "paper", *place]
 
 
 def free_port() -> int:

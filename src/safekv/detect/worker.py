@@ -161,8 +161,15 @@ class DetectionWorker(Generic[Job]):
 
     def _tick_on(self) -> None:
         next_tick_s = self._clock.now_s() + self._epoch_s
-        while not self._stopping.wait(max(0.0, next_tick_s - self._clock.now_s())):
-            next_tick_s += self._epoch_s
+        # A bounded wait, so that a clock which jumped is noticed.
+        while not self._stopping.wait(min(max(next_tick_s - self._clock.now_s(), 0.0), 0.1)):
+            now_s = self._clock.now_s()
+            # A clock that was set back must not put the next tick off.
+            next_tick_s = min(next_tick_s, now_s + self._epoch_s)
+            if now_s < next_tick_s:
+                continue
+            # Ticks that were missed are not made up for: windows are counted in ticks.
+            next_tick_s = now_s + self._epoch_s
             try:
                 self._on_tick()
             except Exception as error:

@@ -21,6 +21,14 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredText:
+    """What an operator declared public: how prompts begin, or with `system` a system message."""
+
+    text: str = field(repr=False)
+    system: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What one engine step added to an answer.
 

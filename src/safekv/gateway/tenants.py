@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
-import stat
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
 from safekv.errors import ConfigError
+from safekv.privatefile import PrivateFile, Stamp, home
 from safekv.types import TenantId
 
 Role: TypeAlias = Literal["tenant", "operator"]
@@ -64,16 +59,9 @@ class KeyFile:
     keys: tuple[KeyRecord, ...] = ()
 
 
-Stamp: TypeAlias = tuple[int, ...]
-
-
 def default_keys_file(env: Mapping[str, str]) -> Path:
     """`$SAFEKV_HOME/tenants.json`; without it `safekv` in the XDG configuration directory."""
-    home = env.get("SAFEKV_HOME")
-    if home:
-        return Path(home).expanduser() / "tenants.json"
-    config = env.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(config).expanduser() / "safekv" / "tenants.json"
+    return home(env) / "tenants.json"
 
 
 def hash_secret(salt: bytes, key_id: str, secret: str) -> bytes:
@@ -96,6 +84,7 @@ class TenantStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = PrivateFile(path, "name another with --keys")
         # The mutable state: what was last read, and the stamp of the file it was read from.
         self._stamp: Stamp | None = None
         self._keys: dict[str, KeyRecord] = {}
@@ -137,7 +126,7 @@ class TenantStore:
 
     def list(self) -> tuple[KeyRecord, ...]:
         """All records, the oldest first. Raises `ConfigError` like `check`."""
-        return _read(self.path)[1].keys
+        return _read(self._file)[1].keys
 
     def add(self, name: str, *, operator: bool = False) -> str:
         """Add a key for `name` and return its plaintext, which exists nowhere else.
@@ -148,8 +137,8 @@ class TenantStore:
         _require_name(name)
         key_id = secrets.token_hex(KEY_ID_BYTES)
         secret = secrets.token_urlsafe(SECRET_BYTES)
-        with self._locked():
-            content = _read(self.path)[1]
+        with self._file.locked():
+            content = _read(self._file)[1]
             record = KeyRecord(
                 key_id=key_id,
                 tenant=TenantId(name),
@@ -158,7 +147,7 @@ class TenantStore:
                 revoked=False,
                 hash=hash_secret(content.salt, key_id, secret).hex(),
             )
-            _write(self.path, replace(content, keys=(*content.keys, record)))
+            _write(self._file, replace(content, keys=(*content.keys, record)))
         return f"skv_{key_id}_{secret}"
 
     def revoke(self, name: str) -> tuple[KeyRecord, ...]:
@@ -166,8 +155,8 @@ class TenantStore:
 
         Revoking twice is no error. Raises `ConfigError` when nothing has that name.
         """
-        with self._locked():
-            content = _read(self.path)[1]
+        with self._file.locked():
+            content = _read(self._file)[1]
             keys = tuple(
                 replace(key, revoked=True) if name in (key.key_id, key.tenant) else key
                 for key in content.keys
@@ -177,31 +166,17 @@ class TenantStore:
                 raise ConfigError(
                     f"no tenant or key is named {name!r} in {self.path}", "see `safekv tenant list`"
                 )
-            _write(self.path, replace(content, keys=keys))
+            _write(self._file, replace(content, keys=keys))
         return revoked
 
     def _refresh(self) -> None:
-        if self._stamp is not None and self._stamp == _stamp_of(self.path):
+        if self._stamp is not None and self._stamp == self._file.stamp():
             return
         # Forgotten first: if reading fails, nobody is known.
         self._stamp, self._keys = None, {}
-        stamp, content = _read(self.path)
+        stamp, content = _read(self._file)
         self._keys = {key.key_id: key for key in content.keys}
         self._salt, self._stamp = content.salt, stamp
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the side file's lock: the key file itself is replaced, so it cannot carry one."""
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _cannot("write", self.path, error) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
 
 def _require_name(name: str) -> None:
@@ -214,68 +189,15 @@ def _require_name(name: str) -> None:
         raise ConfigError(f"tenant name {name!r} looks like a key id", "use another name")
 
 
-def _cannot(verb: str, path: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot {verb} key file {path}: {os.strerror(error.errno or 0).lower()}",
-        "check the path and its owner, or name another with --keys",
-    )
+def _read(file: PrivateFile) -> tuple[Stamp | None, KeyFile]:
+    """What `file` holds and the stamp it had, which is `None` when there is no such file."""
+    stamp, raw = file.read()
+    if raw is None:
+        return None, KeyFile(salt=secrets.token_bytes(SALT_BYTES))
+    return stamp, _parse(file, raw)
 
 
-def _stamp(status: os.stat_result) -> Stamp:
-    """Changes whenever the content, the permissions or the owner may have changed."""
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_mode,
-        status.st_uid,
-    )
-
-
-def _stamp_of(path: Path) -> Stamp | None:
-    try:
-        return _stamp(path.stat())
-    except OSError:
-        return None
-
-
-def _read(path: Path) -> tuple[Stamp | None, KeyFile]:
-    """What `path` holds and the stamp it had, which is `None` when there is no such file."""
-    try:
-        # Without O_NONBLOCK a pipe at this path would hang the server.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno == errno.ENOENT:
-            return None, KeyFile(salt=secrets.token_bytes(SALT_BYTES))
-        raise _cannot("read", path, error) from error
-    try:
-        # The open file is examined, not the path: nothing can be swapped in between.
-        status = os.fstat(descriptor)
-        _require_private(path, status)
-        with open(descriptor, "rb", closefd=False) as file:
-            return _stamp(status), _parse(path, file.read())
-    finally:
-        os.close(descriptor)
-
-
-def _require_private(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"key file {path} is not a regular file", "name another with --keys")
-    if status.st_uid != os.geteuid():
-        raise ConfigError(
-            f"key file {path} belongs to user {status.st_uid}, not to {os.geteuid()}",
-            "run as its owner, or name another with --keys",
-        )
-    if status.st_mode & 0o077:
-        raise ConfigError(
-            f"key file {path} has mode {stat.S_IMODE(status.st_mode):04o}: others may use it",
-            f"chmod 600 {path}",
-        )
-
-
-def _parse(path: Path, raw: bytes) -> KeyFile:
+def _parse(file: PrivateFile, raw: bytes) -> KeyFile:
     try:
         data = json.loads(raw.decode())
         if data["version"] != FORMAT_VERSION or not SALT_PATTERN.fullmatch(data["salt"]):
@@ -285,9 +207,8 @@ def _parse(path: Path, raw: bytes) -> KeyFile:
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         # `from None`: the cause could quote the file.
-        raise ConfigError(
-            f"key file {path} is damaged",
-            "restore it from a backup, or move it away and add the tenants again",
+        raise file.damaged(
+            "restore it from a backup, or move it away and add the tenants again"
         ) from None
     return KeyFile(salt=bytes.fromhex(data["salt"]), keys=keys)
 
@@ -307,35 +228,10 @@ def _parse_record(entry: Mapping[str, object]) -> KeyRecord:
     return record
 
 
-def _write(path: Path, content: KeyFile) -> None:
-    """Replace `path` in one step. A crash leaves the old file or the new one, never half."""
+def _write(file: PrivateFile, content: KeyFile) -> None:
     data = {
         "version": FORMAT_VERSION,
         "salt": content.salt.hex(),
         "keys": [asdict(key) for key in content.keys],
     }
-    try:
-        # mkstemp creates with mode 0600 whatever the umask says.
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(data, file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise _cannot("write", path, error) from error
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    file.write(json.dumps(data, indent=1).encode() + b"\n")

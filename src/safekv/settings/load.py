@@ -17,7 +17,7 @@ from typing import Final, TypeAlias, cast
 
 from safekv.errors import ConfigError
 from safekv.settings.model import Settings, known_keys, sections
-from safekv.types import Mode
+from safekv.types import Mode, Profile
 
 DEFAULT_FILE: Final = Path("safekv.toml")
 ENV_PREFIX: Final = "SAFEKV_"
@@ -26,6 +26,7 @@ Origins: TypeAlias = Mapping[str, str]
 """Where each setting's value came from, by dotted name: `default`, a file, a variable, `flag`."""
 
 MODES: Final = ", ".join(mode.value for mode in Mode)
+PROFILES: Final = ", ".join(profile.value for profile in Profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,11 @@ def _to_mode(given: Given) -> Mode:
     return Mode(value.value if isinstance(value, Enum) else value)
 
 
+def _to_profile(given: Given) -> Profile:
+    value = given.value
+    return Profile(value.value if isinstance(value, Enum) else value)
+
+
 def _to_path(given: Given) -> Path:
     return _path(given.value, given.base)
 
@@ -244,6 +250,7 @@ CONVERTERS: Final[tuple[tuple[object, Callable[[Given], object], str], ...]] = (
     (float, _to_float, "use a number"),
     (str, _to_str, "use text"),
     (Mode, _to_mode, f"use one of {MODES}"),
+    (Profile, _to_profile, f"use one of {PROFILES}"),
     (Path | None, _to_path, "use a path"),
     (tuple[Path, ...], _to_paths, "use a list of paths"),
     (tuple[str, ...], _to_names, "use a list of names"),

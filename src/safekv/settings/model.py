@@ -12,9 +12,12 @@ from safekv.cache.config import CacheConfig
 from safekv.detect.config import DetectConfig
 from safekv.engines.hf.config import HFConfig
 from safekv.gateway.config import GatewayConfig
+from safekv.safeguard.config import SafeguardConfig
 from safekv.warden.config import WardenConfig
 
-Section: TypeAlias = CacheConfig | DetectConfig | WardenConfig | HFConfig | GatewayConfig
+Section: TypeAlias = (
+    CacheConfig | DetectConfig | WardenConfig | SafeguardConfig | HFConfig | GatewayConfig
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class Settings:
     cache: CacheConfig = field(default_factory=CacheConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
     warden: WardenConfig = field(default_factory=WardenConfig)
+    safeguard: SafeguardConfig = field(default_factory=SafeguardConfig)
     engine: HFConfig = field(default_factory=HFConfig)
     server: GatewayConfig = field(default_factory=GatewayConfig)
 

@@ -10,12 +10,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from safekv.events import (
     Admitted,
+    Demoted,
     DetectionFailed,
     Event,
     Evicted,
     Judged,
     Promoted,
     Stored,
+    Suspected,
 )
 
 CONTENT_TYPE: Final = str(CONTENT_TYPE_LATEST)
@@ -39,6 +41,10 @@ class PrometheusSink:
         self._stored = self._counter("stored_blocks", "Blocks that entered the tree.")
         self._duplicate = self._counter("duplicate_blocks", "Blocks freed as stored already.")
         self._promoted = self._counter("promoted_blocks", "Blocks that became shared.")
+        self._demoted = self._counter("demoted_blocks", "Blocks that are shared no more.")
+        self._suspicions = self._counter(
+            "suspicions", "Times that reads of shared runs looked like probing.", ("kind",)
+        )
         self._evicted = self._counter("evicted_blocks", "Blocks evicted.")
         self._judged = self._counter("judged_blocks", "Blocks judged.", ("verdict",))
         self._failures = self._counter(
@@ -67,6 +73,11 @@ class PrometheusSink:
                 self._count_judged(event)
             case Promoted():
                 self._promoted.inc(event.blocks)
+            case Demoted():
+                self._demoted.inc(event.blocks)
+            case Suspected():
+                self._suspicions.labels("surge" if event.surge else "low-diversity").inc()
+                self._demoted.inc(event.demoted_blocks)
             case Evicted():
                 self._evicted.inc(event.blocks)
             case DetectionFailed():

@@ -2,19 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from safekv.errors import ConfigError
-from safekv.types import Mode
+from safekv.types import Mode, Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WardenConfig:
-    """How tenants share (`mode`) and how often promotions happen (`epoch_s` seconds)."""
+    """How tenants share (`mode`) and what has to be shown before a block is.
+
+    Promotions happen once per epoch of `epoch_s` seconds. Under the profile `anonymous` a
+    block needs T distinct contributors beside its verdict, T secret and drawn from
+    `threshold_low` to `threshold_low + threshold_width - 1`. Thresholds and evidence last
+    for a window of `window_epochs` epochs, in which at most `contributions_per_window`
+    blocks of a tenant count.
+
+    Raises `ConfigError` for values that cannot work.
+    """
 
     mode: Mode = Mode.SELECTIVE
+    profile: Profile = Profile.PAPER
     epoch_s: float = 1.0
+    threshold_low: int = 8
+    threshold_width: int = 32
+    window_epochs: int = 3600
+    contributions_per_window: int = 4096
 
     def __post_init__(self) -> None:
         if not self.epoch_s > 0:
             raise ConfigError(f"warden.epoch_s is {self.epoch_s}", "use more than 0 seconds")
+        self._require("threshold_low", 2, "fewer contributors are no crowd")
+        self._require("threshold_width", 2, "with 1 the threshold is no secret")
+        self._require("window_epochs", 1, "a window has at least one epoch")
+        self._require("contributions_per_window", 1, "with 0 nothing is ever shared")
+
+    def _require(self, name: str, least: int, reason: str) -> None:
+        value = getattr(self, name)
+        if value < least:
+            raise ConfigError(f"warden.{name} is {value}", f"use {least} or more: {reason}")
+
+    @property
+    def strictness(self) -> int:
+        """The place in the order of sharing: nobody shares less than at 4, nor more than at 0."""
+        return STRICTNESS[self.mode, self.profile]
+
+
+STRICTNESS: Final = {
+    (mode, profile): rank
+    for profile in Profile
+    for mode, rank in (
+        (Mode.ISOLATED, 4),
+        (Mode.DECLARED, 3),
+        (Mode.SELECTIVE, 2 if profile is Profile.ANONYMOUS else 1),
+        (Mode.UNSAFE_GLOBAL, 0),
+    )
+}
+
+
+def stricter(config: WardenConfig, mode: Mode, profile: Profile) -> WardenConfig:
+    """`config` with `mode` and `profile`. Raises `ConfigError` unless that shares less."""
+    wanted = replace(config, mode=mode, profile=profile)
+    if wanted.strictness < config.strictness:
+        raise ConfigError(
+            f"mode {mode.value} shares more than {config.mode.value}",
+            "a running server can only become stricter; restart it to share more",
+        )
+    return wanted

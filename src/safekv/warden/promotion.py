@@ -14,21 +14,29 @@ class PromptJob:
     """One stored prompt of one tenant, to be judged off the request path.
 
     `tokens` is the whole prompt; only its first `full_blocks` blocks can be shared, the
-    rest is look-ahead.
+    rest is look-ahead. Blocks from `computed_from` on the tenant computed itself; by default
+    none, since a reader must never count as a contributor (defect D4).
     """
 
     tenant: TenantId
     tokens: bytes = field(repr=False)
     full_blocks: int
+    computed_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The first `n_blocks` blocks of `tokens`, sent by `tenant`, were found shareable."""
+    """The first `n_blocks` blocks of `tokens`, sent by `tenant`, were found shareable.
+
+    Those from `computed_from` on it computed itself. `names` are the blocks' keyed names, or
+    empty until they are needed.
+    """
 
     tenant: TenantId
     tokens: bytes = field(repr=False)
     n_blocks: int
+    computed_from: int
+    names: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 def evidence_from(
@@ -49,7 +57,8 @@ def evidence_from(
         n += 1
     if n == 0:
         return None
-    return Evidence(job.tenant, job.tokens[: n * block_tokens * TOKEN_BYTES], n)
+    computed_from = n if job.computed_from is None else min(n, job.computed_from)
+    return Evidence(job.tenant, job.tokens[: n * block_tokens * TOKEN_BYTES], n, computed_from)
 
 
 class PromotionQueue:

@@ -11,15 +11,30 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from safekv.cache import CacheConfig, Lease, PrefixTree, TreeStats
-from safekv.events import Admitted, Event, EventSink, Evicted, NullSink, Promoted, Stored
-from safekv.types import TOKEN_BYTES, BlockId, Mode, TenantId, Verdict
-from safekv.warden.config import WardenConfig
-from safekv.warden.promotion import PromotionQueue, PromptJob, evidence_from
+from safekv.events import (
+    Admitted,
+    Demoted,
+    Event,
+    EventSink,
+    Evicted,
+    NullSink,
+    Promoted,
+    Stored,
+)
+from safekv.safeguard import SafeguardConfig
+from safekv.types import TOKEN_BYTES, BlockId, Mode, Profile, TenantId, Verdict
+from safekv.warden.config import WardenConfig, stricter
+from safekv.warden.declared import DeclaredPrefixes
+from safekv.warden.guard import Guard, demote_below
+from safekv.warden.keys import Keys
+from safekv.warden.policy import PromotionPolicy, promote
+from safekv.warden.promotion import PromptJob, evidence_from
 
 UNSAFE_EVERYONE: Final = TenantId("unsafe-everyone")
 """The one namespace of `unsafe-global`."""
 
 COMPACT_PER_EPOCH: Final = 256
+PROMOTING: Final = (Mode.DECLARED, Mode.SELECTIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +53,34 @@ class Usage:
 class Warden:
     """Decides what each tenant may reuse, and is the only one that touches the tree.
 
-    Mutable state: the tree and the promotion queue, both behind one lock that is held for
+    Mutable state: the tree, the evidence and the safeguard, behind one lock that is held for
     microseconds, by a tick for some milliseconds. The engine's thread calls `admit`, `store`,
     `computed`, `release`, `evict` and `take_freed`; the detector's thread `settle` and `tick`;
-    the gateway's `open` and `ceiling_blocks`. Events leave outside the lock.
+    the gateway's `open` and `ceiling_blocks`; an operator's `declare` and `set_mode`. Names are
+    hashed in the detector's thread, outside the lock. Events leave outside the lock.
     """
 
     def __init__(
-        self, config: WardenConfig, cache: CacheConfig, events: EventSink | None = None
+        self,
+        config: WardenConfig,
+        cache: CacheConfig,
+        events: EventSink | None = None,
+        safeguard: SafeguardConfig | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self.config = config
         self.block_tokens = cache.block_tokens
         # Without promotion nothing is ever in the shared pool, so the tenants get its part.
-        pool = cache.shared_blocks if config.mode is Mode.SELECTIVE else 0
+        pool = cache.shared_blocks if config.mode in PROMOTING else 0
         self._tree = PrefixTree(replace(cache, shared_blocks=pool))
-        self._queue = PromotionQueue()
+        self._declared = DeclaredPrefixes(cache.block_tokens)
+        self._keys = keys or Keys()
+        self._guard = Guard(
+            safeguard or SafeguardConfig(), cache.block_tokens, self._declared, self._keys.names
+        )
+        self._policy = self._new_policy()
+        self._global = config.mode is Mode.UNSAFE_GLOBAL
+        self._returned: list[BlockId] = []
         self._lock = threading.Lock()
         self._events = events or NullSink()
         self._on_prompt: Callable[[PromptJob], None] | None = None
@@ -72,18 +100,55 @@ class Warden:
         """Whose cache `tenant` uses: its own, but in `unsafe-global` everybody's."""
         return UNSAFE_EVERYONE if self.config.mode is Mode.UNSAFE_GLOBAL else tenant
 
+    def declare(self, prefixes: Sequence[bytes]) -> None:
+        """Let exactly `prefixes`, as token bytes, be shared once somebody has computed them.
+
+        Takes effect at the next tick, revocations too. The caller has verified who asks.
+        """
+        with self._lock:
+            self._declared.replace(prefixes)
+
+    def set_mode(self, mode: Mode, profile: Profile | None = None) -> int:
+        """Share less from now on: `mode`, and under `selective` perhaps another `profile`.
+
+        Takes effect at once: everything shared is private again, and only what meets the
+        stricter conditions becomes shared at later ticks. Returns the demoted blocks. Raises
+        `ConfigError` for what would share more; nothing changed then.
+        """
+        with self._lock:
+            self.config = stricter(self.config, mode, profile or self.config.profile)
+            self._policy = self._new_policy()
+            demoted = demote_below(self._tree, b"")
+            everyone = self._tree.charged_blocks(UNSAFE_EVERYONE) if self._global else 0
+            if everyone:
+                self._returned += self._tree.evict(everyone, UNSAFE_EVERYONE)
+            self._global = False
+        if demoted:
+            self._emit(Demoted(demoted))
+        return demoted
+
+    def _new_policy(self) -> PromotionPolicy:
+        guard = self._guard
+        return PromotionPolicy(
+            self.config, guard.monitor.names, guard.quarantine, self._keys.thresholds
+        )
+
     # -- the request path ------------------------------------------------------------------
 
     def admit(self, tenant: TenantId, tokens: bytes) -> Lease:
         """Step 3: the blocks of `tokens` that `tenant` may reuse, locked until `release`.
 
-        At least one token is left to compute, since its logits are needed. O(tokens).
+        At least one token is left to compute, since its logits are needed. A tenant that read
+        too much of what others sent gets its own blocks alone. O(tokens).
         """
         n_tokens = len(tokens) // TOKEN_BYTES
         with self._lock:
-            return self._tree.match(
-                self.namespace(tenant), tokens, max(0, n_tokens - 1) // self.block_tokens
-            )
+            holder = self.namespace(tenant)
+            lease = self._tree.match(holder, tokens, max(0, n_tokens - 1) // self.block_tokens)
+            if not self._guard.allows(lease):
+                self._tree.release(lease)
+                lease = self._tree.match(holder, tokens, lease.own_blocks)
+        return lease
 
     def store(
         self, tenant: TenantId, lease: Lease, tokens: bytes, blocks: Sequence[BlockId]
@@ -110,11 +175,13 @@ class Warden:
         with self._lock:
             self._tree.adopt(lease)
             shared = self._tree.shared_blocks_of(prompt)
+            self._declared.note(lease.tenant, prompt)
+            self._guard.note(tenant, prompt, lease.own_blocks, lease.hit_blocks)
         self._emit(Admitted(tenant, n_tokens, hit, own))
         full = n_tokens // width
         if full <= shared or self.config.mode is not Mode.SELECTIVE:
             return None
-        return PromptJob(tenant, prompt, full)
+        return PromptJob(tenant, prompt, full, lease.hit_blocks)
 
     def submit(self, job: PromptJob) -> None:
         """Step 7: hand a prompt to the detector, without waiting.
@@ -150,7 +217,8 @@ class Warden:
     def take_freed(self) -> list[BlockId]:
         """The blocks that nobody holds since the last call; the caller owns them again."""
         with self._lock:
-            freed = self._tree.take_freed()
+            freed = self._returned + self._tree.take_freed()
+            self._returned = []
         if freed:
             self._emit(Evicted(len(freed)))
         return freed
@@ -164,18 +232,34 @@ class Warden:
         promoted later that another tenant's text was vetoed.
         """
         evidence = evidence_from(job, verdicts, self.block_tokens)
-        if evidence is not None and self.config.mode is Mode.SELECTIVE:
-            with self._lock:
-                self._queue.add(evidence)
+        if evidence is None or self.config.mode is not Mode.SELECTIVE:
+            return
+        policy = self._policy
+        named = policy.named(evidence)
+        with self._lock:
+            # A mode set meanwhile has a policy of its own, and wants evidence of its own.
+            if policy is self._policy:
+                policy.add(named)
 
     def tick(self) -> int:
-        """Step 8, second half: end the epoch and promote what it cleared. Blocks promoted."""
+        """Step 8, second half: end the epoch. Demote what looks probed or was revoked, promote
+        what was cleared or declared. Returns the promoted blocks."""
+        suspicions = self._guard.monitor.end_epoch()
+        policy = self._policy
         with self._lock:
             self._tree.end_epoch()
-            promoted = sum(
-                self._tree.promote(e.tenant, e.tokens, e.n_blocks) for e in self._queue.take()
-            )
+            suspected = self._guard.demote(self._tree, suspicions)
+            waiting = [(one, self._tree.shared_blocks_of(one.tokens)) for one in policy.take()]
+        decided = [(one, policy.promotable(one, shared), shared) for one, shared in waiting]
+        with self._lock:
+            mode = self.config.mode
+            demoted, promoted = self._declared.apply(self._tree, promotes=mode in PROMOTING)
+            if policy is self._policy and mode is Mode.SELECTIVE:
+                promoted += promote(self._tree, policy, decided)
+                policy.end_epoch()
             self._tree.compact(COMPACT_PER_EPOCH)
+        for event in (*suspected, *([Demoted(demoted)] if demoted else ())):
+            self._emit(event)
         if promoted:
             self._emit(Promoted(promoted))
         return promoted
@@ -197,10 +281,15 @@ class Warden:
         with self._lock:
             return self._tree.ceiling_blocks(self.namespace(tenant))
 
+    def shared_blocks_of(self, tokens: bytes) -> int:
+        """How many leading blocks of `tokens` every tenant may reuse; for the operator."""
+        with self._lock:
+            return self._tree.shared_blocks_of(tokens)
+
     def stored_blocks(self) -> int:
         """How many blocks the tree holds now, and how many wait to be taken back."""
         with self._lock:
-            return self._tree.stored_blocks + self._tree.freed_blocks
+            return self._tree.stored_blocks + self._tree.freed_blocks + len(self._returned)
 
     def stats(self) -> TreeStats:
         """Sizes now, for the operator only. O(tenants)."""

@@ -101,6 +101,7 @@ def test_the_command_line_names_mode_port_and_keys_but_no_key() -> None:
     assert line[:6] == [sys.executable, "-P", "-m", "safekv.cli.main", "serve", "m"]
     assert line[6:] == [
         *("--mode", "selective"),
+        *("--profile", "paper"),
         *("--host", "127.0.0.1"),
         *("--port", "8123"),
         *("--keys", "keys.json"),

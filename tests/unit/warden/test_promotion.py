@@ -32,13 +32,13 @@ TENANT = TenantId("a")
 def test_the_run_ends_at_the_first_block_not_cleared(verdicts: list[Verdict], n: int) -> None:
     job = PromptJob(TENANT, pack_tokens(range(14)), 3)
     evidence = evidence_from(job, verdicts, block_tokens=4)
-    expected = Evidence(TENANT, pack_tokens(range(4 * n)), n) if n else None
+    expected = Evidence(TENANT, pack_tokens(range(4 * n)), n, n) if n else None
     assert evidence == expected
 
 
 def test_the_queue_drops_the_oldest_evidence() -> None:
     queue = PromotionQueue(limit=2)
-    pieces = [Evidence(TENANT, pack_tokens([n]), 1) for n in range(3)]
+    pieces = [Evidence(TENANT, pack_tokens([n]), 1, 0) for n in range(3)]
     for piece in pieces:
         queue.add(piece)
     assert queue.take() == pieces[1:]

@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
 from safekv.cache import CacheConfig
 from safekv.detect.base import Detector
+from safekv.detect.cascade import Cascade
 from safekv.detect.config import DetectConfig
 from safekv.detect.worker import DetectionWorker
-from safekv.engines.base import Chunk, GenerationRequest
+from safekv.engines.base import Chunk, DeclaredText, GenerationRequest
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.load import LoadedModel, load
 from safekv.engines.hf.loop import LatestOutput, SelectiveLoop
@@ -24,10 +25,14 @@ from safekv.engines.hf.sampling import sampling_kwargs
 from safekv.engines.hf.text import AnswerText, PromptText
 from safekv.errors import ConfigError, EngineError, RequestError
 from safekv.events import EventSink
-from safekv.types import Mode, TenantId
+from safekv.safeguard import SafeguardConfig
+from safekv.types import Mode, TenantId, pack_tokens
 from safekv.warden import PromptJob, Warden, WardenConfig
 
 log = logging.getLogger(__name__)
+
+NO_DETECTOR = Cascade((), lambda stage, error: None)
+"""Clears nothing: `declared` needs epochs and no verdicts."""
 
 
 class HFEngine:
@@ -35,6 +40,8 @@ class HFEngine:
 
     In `selective` mode it needs a `detector`: without one nothing could ever be shared, so
     a missing detector is a `ConfigError` rather than a silent loss. Other modes ignore it.
+    `declared` is asked at every epoch tick what operators declared, and says `None` while
+    nothing changed.
     """
 
     def __init__(
@@ -48,6 +55,8 @@ class HFEngine:
         detect: DetectConfig,
         detector: Detector | None = None,
         events: EventSink | None = None,
+        safeguard: SafeguardConfig | None = None,
+        declared: Callable[[], Sequence[DeclaredText] | None] = lambda: None,
     ) -> None:
         if warden.mode is Mode.SELECTIVE and detector is None:
             raise ConfigError("mode selective has no detector", "install the extra: safekv[detect]")
@@ -56,7 +65,8 @@ class HFEngine:
         self._engine, self._cache, self._detect = engine, cache, detect
         self._detector = detector
         self._events = events
-        self.warden = Warden(warden, cache, events)
+        self._declared = declared
+        self.warden = Warden(warden, cache, events, safeguard)
         self._loaded: LoadedModel | None = None
         self._loop: SelectiveLoop | None = None
         self._worker: DetectionWorker[PromptJob] | None = None
@@ -92,14 +102,14 @@ class HFEngine:
         self._loop = loop
 
     def _start_detection(self) -> None:
-        if self._detector is None or self.warden.config.mode is not Mode.SELECTIVE:
+        if self.warden.config.mode not in (Mode.SELECTIVE, Mode.DECLARED):
             return
         text = PromptText(self._model.tokenizer, self._cache.block_tokens)
         self._worker = DetectionWorker(
-            self._detector,
+            self._detector or NO_DETECTOR,
             text.document,
             self.warden.settle,
-            self.warden.tick,
+            self._tick,
             tenant_of=lambda job: job.tenant,
             epoch_s=self.warden.config.epoch_s,
             config=self._detect,
@@ -107,6 +117,28 @@ class HFEngine:
         )
         self.warden.on_prompt(self._worker.submit)
         self._worker.start()
+
+    def _tick(self) -> None:
+        """End an epoch, after a look at what is declared."""
+        texts = self._declared()
+        if texts is not None:
+            self.warden.declare([pack_tokens(self._encode_declared(one)) for one in texts])
+        self.warden.tick()
+
+    def _encode_declared(self, one: DeclaredText) -> list[int]:
+        """The tokens that every prompt with the declared text begins with; none if it fails."""
+        if not one.system:
+            return self.encode(one.text)
+        system = {"role": "system", "content": one.text}
+        try:
+            first, second = (
+                self.encode_chat([system, {"role": "user", "content": text}]) for text in "ab"
+            )
+        except RequestError as error:
+            log.error("a declared system message is not shared: %s", error.message)
+            return []
+        same = (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        return first[: next(same, 0)]
 
     async def stop(self, drain_s: float) -> None:
         """Let the loop finish for `drain_s` seconds, then end it. Safe to call twice."""

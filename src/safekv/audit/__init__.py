@@ -1,0 +1,1 @@
+"""Proof that nothing leaks: two worlds, thresholds, colluding accounts, and claims."""

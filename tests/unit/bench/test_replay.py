@@ -1,0 +1,171 @@
+"""What a replay counts, on traces small enough to count by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from safekv.bench.policies import POLICIES
+from safekv.bench.replay import ReplayPlan, run
+from safekv.bench.tenancy import Bound, conversations, tenants
+from safekv.bench.traces import Request, Trace
+from safekv.bench.traces.request import runs_of
+from safekv.bench.workload import Dealing
+from safekv.cli.bench import bench
+from safekv.errors import ConfigError
+
+SIZE = 10
+Row = tuple[float, str, list[int], bool]
+
+
+def trace(*rows: Row) -> Trace:
+    """Requests by time, tenant, blocks, and whether they are secret."""
+    requests = [
+        Request(at, SIZE * len(blocks), 0, runs_of(blocks), tenant, f"{tenant}-{n}", secret, 1)
+        for n, (at, tenant, blocks, secret) in enumerate(rows)
+    ]
+    return Trace("by hand", "test", SIZE, requests)
+
+
+def silent(_done: int, _total: int) -> None:
+    return None
+
+
+SHARED_PROMPT = trace(
+    (0, "a", [0, 1], False),
+    (1, "b", [0, 1], False),
+    (20, "c", [0, 1], False),
+    (21, "a", [0, 1], False),
+    (40, "d", [0, 2], True),
+    (60, "e", [0, 2], True),
+)
+
+
+def test_hits_are_counted_as_each_policy_allows() -> None:
+    rows = run(SHARED_PROMPT, ReplayPlan(), silent)["policies"]
+    hits = {name: round(row["hit_rate"] * 12) for name, row in rows.items()}
+    assert hits == {
+        "isolated": 2,  # the second request of a
+        "global": 2 + 2 + 2 + 1 + 2,
+        "oracle": 2 + 2 + 2 + 1 + 1,
+        "first-toucher": 2 + 2 + 2 + 1 + 1,  # d parts behind block 0, and e gets no further
+        "safekv-isolated": 2,
+        "safekv-declared": 1 + 2 + 1 + 1,  # block 0 from the first tick on
+        "safekv-anonymous": 2,  # four contributors are no crowd
+        "safekv-paper": 2 + 2 + 1 + 1,  # b came before the tick
+    }
+
+
+def test_what_a_stranger_can_confirm_is_counted() -> None:
+    rows = run(SHARED_PROMPT, ReplayPlan(), silent)["policies"]
+    exposed = {name: row["attacker_advantage"] for name, row in rows.items()}
+    assert exposed["global"] == 1
+    assert not any(exposed[name] for name in POLICIES if name != "global")
+    early = run(trace((0, "a", [0, 1], True)), ReplayPlan(), silent)["policies"]
+    assert early["first-toucher"]["attacker_advantage"] == 1  # nobody has parted there yet
+    assert early["safekv-paper"]["attacker_advantage"] == 0
+    missed = ReplayPlan(dealing=Dealing(recall=0), policies=["safekv-paper"])
+    assert run(SHARED_PROMPT, missed, silent)["policies"]["safekv-paper"]["attacker_advantage"] == 1
+
+
+def test_false_flags_cost_sharing() -> None:
+    plan = ReplayPlan(dealing=Dealing(false_flags=1), policies=["safekv-paper", "safekv-declared"])
+    rows = run(SHARED_PROMPT, plan, silent)["policies"]
+    assert rows["safekv-paper"]["hit_rate"] == rows["safekv-declared"]["hit_rate"]
+
+
+def test_copies_are_counted_where_content_is_stored_twice() -> None:
+    rows = run(SHARED_PROMPT, ReplayPlan(), silent)["policies"]
+    assert rows["isolated"]["duplicate_kv_ratio"] == 10 / 3
+    assert rows["safekv-isolated"]["duplicate_kv_ratio"] == 1
+    assert rows["global"]["duplicate_kv_ratio"] == 1
+
+
+def test_the_gap_is_measured_between_isolated_and_global() -> None:
+    rows = run(SHARED_PROMPT, ReplayPlan(), silent)["policies"]
+    assert rows["isolated"]["gap_recovered"] == 0
+    assert rows["global"]["gap_recovered"] == 1
+    assert rows["oracle"]["gap_recovered"] == pytest.approx(6 / 7)
+    alone = run(trace((0, "a", [0], False)), ReplayPlan(), silent)["policies"]
+    assert alone["global"]["gap_recovered"] is None
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_memory_is_never_exceeded_and_short_memory_costs_hits(name: str) -> None:
+    rows = [(float(n), f"t{n % 3}", [n % 4 * 5 + k for k in range(5)], False) for n in range(60)]
+    plan = ReplayPlan(policies=[name], budget=None)
+    whole = run(trace(*rows), plan, silent)["policies"][name]
+    tight = ReplayPlan(policies=[name], budget=0.5)
+    short = run(trace(*rows), tight, silent)
+    assert short["capacity_blocks"] == 10
+    assert short["policies"][name]["hit_rate"] < whole["hit_rate"]
+
+
+def test_a_policy_that_cannot_be_is_reported_and_the_others_go_on() -> None:
+    many = trace(*((float(n), f"t{n}", [0, n + 1], False) for n in range(40)))
+    rows = run(many, ReplayPlan(budget=0.2), silent)["policies"]
+    assert "no quota left" in rows["safekv-paper"]["error"]
+    assert "hit_rate" in rows["global"]
+
+
+def test_an_interrupted_replay_keeps_what_was_finished() -> None:
+    def stop(done: int, _total: int) -> None:
+        if done >= 2 * len(SHARED_PROMPT.requests):
+            raise KeyboardInterrupt
+
+    result = run(SHARED_PROMPT, ReplayPlan(), stop)
+    assert result["partial"]
+    assert list(result["policies"]) == ["isolated", "global"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"policies": ["nothing"]},
+        {"budget": 0.0},
+        {"epoch_s": 0.0},
+    ],
+)
+def test_a_wrong_plan_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        ReplayPlan(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"recall is 1\.5"):
+        Dealing(recall=1.5)
+
+
+def unlabelled(*rows: tuple[float, list[int]]) -> Trace:
+    requests = [Request(at, SIZE * len(b) + 5, 3, runs_of(b)) for at, b in rows]
+    return Trace("by hand", "test", SIZE, requests)
+
+
+def test_strict_gives_every_branch_a_conversation_and_merge_gives_them_one() -> None:
+    found = unlabelled((0, [0, 1]), (1, [0, 1, 2]), (2, [0, 1, 3]), (3, [7]))
+    strict = conversations(found, Bound.STRICT)
+    assert strict[0] == strict[1]
+    assert len(set(strict)) == 3
+    merged = conversations(found, Bound.MERGE)
+    assert merged[0] == merged[1] == merged[2] != merged[3]
+
+
+def test_tenants_depend_on_the_conversation_and_the_seed_alone() -> None:
+    found = unlabelled(*((float(n), [n]) for n in range(100)))
+    first = tenants(found, Bound.STRICT, 10, seed=1)
+    assert first == tenants(found, Bound.STRICT, 10, seed=1)
+    assert first != tenants(found, Bound.STRICT, 10, seed=2)
+    assert len(set(first)) == 10
+
+
+def test_the_command_prints_one_object(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    row = {"timestamp": 0, "input_length": 1024, "output_length": 1, "hash_ids": [1, 2]}
+    path.write_text("".join(json.dumps({**row, "timestamp": n * 1000}) + "\n" for n in range(5)))
+    done = CliRunner().invoke(bench, ["replay", "--trace", str(path), "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert {"trace", "requests", "tokens", "policies", "environment"} <= set(result)
+    assert set(result["policies"]) == set(POLICIES)
+    table = CliRunner().invoke(bench, ["replay", "--trace", str(path)])
+    assert "safekv-paper" in table.output
