@@ -33,7 +33,7 @@ class SpanDetector:
     def locate(self, text: str) -> list[Located]:
         """What the function finds, ascending."""
         found = (
-            Located(start, end, kind.lower(), self.name, min(1.0, max(0.0, score)))
+            Located(start, end, kind.lower(), self.name, round(min(1.0, max(0.0, score)), 4))
             for start, end, kind, score in self._find(text)
         )
         return sorted(found, key=lambda one: (one.start, one.end, one.kind))

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import re2
 
+from safekv.detect.disguise import DISGUISES, NAMES
 from safekv.detect.folding import exotic_class, mark_class
 from safekv.detect.validators import Finder, Validator
 from safekv.errors import DetectorError
@@ -86,6 +87,12 @@ class Rule:
             at = found.start() + 1 if span is None else found.end()
 
     @property
+    def confidence(self) -> float:
+        """How sure a hit is: a shape alone 0.7, more if it is validated, or has its context."""
+        checked = self.validate is not None or self.find is not None
+        return 0.7 + 0.15 * checked + 0.15 * (self.context is not None)
+
+    @property
     def whole_message(self) -> bool:
         return self.reach is Reach.MESSAGE
 
@@ -141,6 +148,14 @@ def _whole(word: str) -> str:
     return left + r"\s+".join(re2.escape(part) for part in word.split()) + right
 
 
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """What one scan of a text said: indices of patterns, ascending, and names of disguises."""
+
+    patterns: list[int]
+    disguises: list[str]
+
+
 class Gate:
     """Says in one pass over a text which of many patterns occur in it."""
 
@@ -150,28 +165,34 @@ class Gate:
         for pattern in patterns:
             self._set.Add(pattern.encode())
         self._exotic = self._set.Add(_exotic_pattern().encode())
+        for disguise in DISGUISES.values():
+            self._set.Add(disguise.hint.encode())
         # RE2 gives the same answer for "no pattern occurs" and "out of memory". The end
         # of the text always occurs, so an answer without it is not an answer.
         self._proof = self._set.Add(rb"\z")
         self._set.Compile()
 
-    def hits(self, data: bytes) -> list[int]:
-        """The indices of the patterns that occur in `data`, ascending.
+    def hits(self, data: bytes) -> Hits:
+        """Which patterns occur in `data`, and which disguises may.
 
         Raises `DetectorError` when the scan ran out of memory, as nothing is known then.
         """
-        return self._rules_of(self._scan(data))
+        return self._told(self._scan(data))
 
-    def hits_if_plain(self, data: bytes) -> list[int] | None:
+    def hits_if_plain(self, data: bytes) -> Hits | None:
         """`hits(data)`, or None when `data` must be read fully before it can be matched.
 
         Raises `DetectorError` as `hits` does.
         """
         found = self._scan(data)
-        return None if self._exotic in found else self._rules_of(found)
+        return None if self._exotic in found else self._told(found)
 
-    def _rules_of(self, found: Iterable[int]) -> list[int]:
-        return sorted(index for index in found if index < self._exotic)
+    def _told(self, found: Iterable[int]) -> Hits:
+        first = self._exotic + 1
+        return Hits(
+            sorted(index for index in found if index < self._exotic),
+            [NAMES[index - first] for index in sorted(found) if first <= index < self._proof],
+        )
 
     def _scan(self, data: bytes) -> Sequence[int]:
         found: Sequence[int] = self._set.Match(data) or ()

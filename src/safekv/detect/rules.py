@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from safekv.detect.base import LOOK_AHEAD, UNREADABLE, Document, Finding, Located
 from safekv.detect.config import DetectConfig
+from safekv.detect.disguise import undone
 from safekv.detect.normalise import UNDECODABLE, View, read_fully, read_lightly
 from safekv.errors import ConfigError
 from safekv.types import Verdict
 
 if TYPE_CHECKING:
-    from safekv.detect.matching import Gate, Rule
+    from safekv.detect.matching import Gate, Hits, Rule
 
 CLEAN: Final = Finding(Verdict.SHAREABLE, rule="clean")
+
+
+Span = tuple[int, int]
+
+_DOUBT: Final = re.compile(
+    r"\b(?:example|sample|dummy|fake|fictional|placeholder|test|e\.g\.|such as)\b", re.IGNORECASE
+)
+_DOUBT_CHARACTERS: Final = 32
+_DOUBT_FACTOR: Final = 0.7
+"""What a word before a value that makes it look invented leaves of the confidence.
+
+It never clears anything: such a value may be real all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A text as rules see it, the same as bytes, and what may be in it."""
+
+    view: View
+    data: bytes = field(repr=False)
+    hits: Hits
 
 
 class RuleDetector:
@@ -66,11 +90,11 @@ class RuleDetector:
         """
         if not document.block_ends:
             return []
-        view, data, hits = self._read(document.text)
-        findings = self._clear(document, view)
+        reading = self._read(document.text)
+        findings = self._clear(document, reading.view)
         messages = _Messages(document)
-        for rule, spans in self._spans(view, data, hits):
-            private = Finding(Verdict.PRIVATE, rule.id)
+        for rule, spans in self._spans(reading):
+            private = Finding(Verdict.PRIVATE, rule.id, rule.confidence)
             if rule.whole_message:
                 spans = messages.up_to(spans)
             for start, end in spans:
@@ -84,20 +108,28 @@ class RuleDetector:
         scan ran out of memory.
         """
         found = [
-            Located(start, end, rule.id, self.name)
-            for rule, spans in self._spans(*self._read(text))
+            Located(start, end, rule.id, self.name, _doubted(text, start, rule.confidence))
+            for rule, spans in self._spans(self._read(text))
             for start, end in spans
         ]
         return sorted(found, key=lambda one: (one.start, one.end, one.kind))
 
-    def _spans(
-        self, view: View, data: bytes, hits: Iterable[int]
-    ) -> Iterator[tuple[Rule, Iterator[tuple[int, int]]]]:
-        for index in hits:
+    def _spans(self, reading: _Reading) -> Iterator[tuple[Rule, Iterator[Span]]]:
+        """Where each rule fires in the text as it stands, then where one does only in disguise."""
+        for index in reading.hits.patterns:
             rule = self.rules[index]
-            yield rule, _char_spans(rule.spans(data), data, view)
+            yield rule, _char_spans(rule.spans(reading.data), reading.data, reading.view)
+        for seen in undone(reading.hits.disguises, reading.view.text):
+            inner = self._read(seen.text)
+            for index in inner.hits.patterns:
+                rule = self.rules[index]
+                spans = _char_spans(rule.spans(inner.data), inner.data, inner.view)
+                yield (
+                    rule,
+                    (reading.view.span(*seen.span(*span)) for span in spans if seen.touches(*span)),
+                )
 
-    def _read(self, text: str) -> tuple[View, bytes, list[int]]:
+    def _read(self, text: str) -> _Reading:
         """`text` normalised, the same as bytes, and the rules that may fire in it."""
         view = read_lightly(text)
         try:
@@ -110,7 +142,7 @@ class RuleDetector:
             view = read_fully(text)
             data = view.text.encode()
             hits = self._gate.hits(data)
-        return view, data, hits
+        return _Reading(view, data, hits)
 
     def _clear(self, document: Document, view: View) -> list[Finding]:
         """What each block is when no rule fires."""
@@ -142,6 +174,12 @@ class _Messages:
         last = max((end for _, end in spans), default=0)
         if last:
             yield 0, self._bounds[bisect_left(self._bounds, last)]
+
+
+def _doubted(text: str, start: int, confidence: float) -> float:
+    """`confidence`, lowered where the words before `start` call the value an example."""
+    before = text[max(0, start - _DOUBT_CHARACTERS) : start]
+    return round(confidence * (_DOUBT_FACTOR if _DOUBT.search(before) else 1.0), 2)
 
 
 def _veto(

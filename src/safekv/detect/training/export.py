@@ -55,9 +55,9 @@ def export(network: Network, path: Path) -> dict[str, float]:
 def _sample(network: Network) -> tuple[torch.Tensor, ...]:
     shape = network.shape
     chance = torch.Generator().manual_seed(0)
-    size = (3, 96)
+    size = (3, min(96, shape.positions))
     present = torch.ones(size, dtype=torch.int64)
-    present[1, 50:] = 0
+    present[1, size[1] // 2 :] = 0
     return (
         torch.randint(0, shape.vocabulary, size, generator=chance),
         torch.randint(0, shape.shapes, size, generator=chance),
