@@ -32,6 +32,14 @@ class Mode(Enum):
     UNSAFE_GLOBAL = "unsafe-global"
 
 
+class Tier(Enum):
+    """Where blocks lie, from the fastest to the largest."""
+
+    DEVICE = "device"
+    HOST = "host"
+    DISK = "disk"
+
+
 class Verdict(Enum):
     """What a detector says of one block. Only `SHAREABLE` ever lets a block be shared."""
 
