@@ -148,7 +148,7 @@ class Stack:
             self.evict(lease.tenant, over)
         ids = self.take(n)
         for source, target in zip(below.blocks, ids, strict=False):  # type: ignore[attr-defined]
-            self.kv[Tier.DEVICE][target] = self.kv[Tier.HOST][source]
+            self.kv[Tier.DEVICE][target] = self.kv[Tier.HOST].get(source, b"")
         self.free += self.tiers.onload(lease, below, ids)  # type: ignore[arg-type]
         return len(ids)
 

@@ -163,9 +163,7 @@ class Tiers:
             if not gap.blocks:
                 continue
             path = tokens[: gap.end * self._width]
-            self._steps.append(
-                Move(tenant, source, target, blocks[gap.start : gap.end], gap, path)
-            )
+            self._steps.append(Move(tenant, source, target, blocks[gap.start : gap.end], gap, path))
 
     def _discard(self, tenant: TenantId, blocks: list[BlockId]) -> None:
         self._steps.append(Discard(tenant, blocks))

@@ -55,6 +55,7 @@ class PrefixTree:
     def on_lapse(self, listener: Callable[[TenantId, bytes, list[BlockId]], None]) -> None:
         """Tell `listener` of each tenant's claim before it lapses: the tokens and the blocks of
         the whole path that ends with the claimed run. It must not touch this tree."""
+
         def tell(node: Node, holder: Holder) -> None:
             if isinstance(holder, str):
                 tokens, blocks = path_to(node)
