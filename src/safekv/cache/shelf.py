@@ -101,16 +101,14 @@ class Shelf:
             return lease.n_blocks
         return next((n for n, b in enumerate(lease.blocks) if b in self.lost), lease.n_blocks)
 
-    def grow(self, lease: Lease, tokens: bytes, most: int | None = None) -> list[Gap]:
+    def grow(self, lease: Lease, tokens: bytes) -> list[Gap]:
         """Find places for the blocks of `tokens`, which `lease` covers then as far as they fit.
 
-        Returns what the caller must fill: at most `most` blocks, lost ones included. They
-        count as filled from now on. The tenant's oldest blocks make room.
+        Returns what the caller must fill, lost blocks included; they count as filled from now
+        on. The tenant's oldest blocks make room.
         """
-        lost = [n for n, block in enumerate(lease.blocks) if block in self.lost][:most]
+        lost = [n for n, block in enumerate(lease.blocks) if block in self.lost]
         wanted = len(tokens) // self._width - lease.n_blocks
-        if most is not None:
-            wanted = min(wanted, most - len(lost))
         start, new = lease.n_blocks, self._make_room(lease.tenant, wanted)
         if new:
             ids = [self._free.pop() for _ in range(new)]

@@ -9,7 +9,7 @@ Nothing here copies a byte: the tree says what moves, and an adapter performs it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from safekv.cache.config import TiersConfig
@@ -22,7 +22,7 @@ from safekv.types import TOKEN_BYTES, BlockId, TenantId, Tier
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The content of `source_blocks` goes to `gap`, in `target`. `tokens` end where the gap does."""
+    """The content of `source_blocks` goes to `gap`, in `target`. `tokens` end where `gap` does."""
 
     tenant: TenantId
     source: Tier
@@ -67,8 +67,8 @@ class Fetch:
 class TiersStats:
     """Sizes now, and what happened since the start, in blocks.
 
-    `lost` are those that have a place but no content, `dropped` those that the queue to the disk had
-    no room for, `damaged` those whose file could not be written, read or opened.
+    `lost` are those that have a place but no content, `dropped` those that the queue to the disk
+    had no room for, `damaged` those whose file could not be written, read or opened.
     """
 
     host_blocks: int = 0
@@ -83,17 +83,13 @@ class TiersStats:
 
 
 class Tiers:
-    """The tiers below one device tree. Shares its owner's lock, and does no input or output.
-
-    `disk_room` says how many blocks of a tenant can be queued for writing now.
-    """
+    """The tiers below one device tree. Shares its owner's lock, and does no input or output."""
 
     def __init__(self, device: PrefixTree, config: TiersConfig) -> None:
         self._width = device.block_tokens * TOKEN_BYTES
         self._device = device
         self.host = Shelf(device.block_tokens, config.host_blocks, config.host_quota_blocks)
         self.disk = Shelf(device.block_tokens, config.disk_blocks, config.disk_quota_blocks)
-        self.disk_room: Callable[[TenantId], int] | None = None
         self._steps: list[Step] = []
         self._counts = TiersStats()
         self._silent = False
@@ -139,16 +135,10 @@ class Tiers:
         lease = shelf.match(tenant, tokens)
         if lease is None:
             return 0
-        most = None
-        if target is Tier.DISK and self.disk_room is not None:
-            most = self.disk_room(tenant)
-        gaps = shelf.grow(lease, tokens, most)
-        moved = sum(len(gap.blocks) for gap in gaps)
-        if moved == most:
-            self._counts.dropped += max(0, min(len(blocks), shelf.quota_blocks) - lease.n_blocks)
+        gaps = shelf.grow(lease, tokens)
         shelf.release(lease)
         self._copy(gaps, tenant, source, target, blocks, tokens)
-        return moved
+        return sum(len(gap.blocks) for gap in gaps)
 
     def _copy(
         self,
@@ -257,10 +247,18 @@ class Tiers:
 
     # -- disk ------------------------------------------------------------------------------
 
-    def lose(self, blocks: Collection[BlockId]) -> None:
-        """These blocks could not be written to disk: a path ends in front of them."""
+    def lose(self, blocks: Collection[BlockId], *, dropped: bool) -> None:
+        """These blocks did not reach the disk, for want of room in the queue (`dropped`) or for
+        an error: a path ends in front of them."""
         self.disk.lost.update(blocks)
-        self._counts.damaged += len(blocks)
+        if dropped:
+            self._counts.dropped += len(blocks)
+        else:
+            self._counts.damaged += len(blocks)
+
+    def count_damaged(self, n_blocks: int) -> None:
+        """These were found damaged on disk before they had a place."""
+        self._counts.damaged += n_blocks
 
     def restore(self, tenant: TenantId, tokens: bytes) -> list[Gap]:
         """Find places on disk for a path whose files are there already. As far as they fit."""

@@ -23,15 +23,9 @@ class TierWarden:
         self._lock = lock
         self._perform: Callable[[Sequence[Step]], None] = lambda steps: None
 
-    def connect(
-        self,
-        perform: Callable[[Sequence[Step]], None],
-        disk_room: Callable[[TenantId], int] | None = None,
-    ) -> None:
-        """Let `perform` move blocks. `disk_room` says how many of a tenant's can be queued for
-        the disk now; it is called with the warden's lock held."""
+    def connect(self, perform: Callable[[Sequence[Step]], None]) -> None:
+        """Let `perform` move blocks."""
         self._perform = perform
-        self._tiers.disk_room = disk_room
 
     def perform(self, steps: Sequence[Step]) -> None:
         """Hand `steps` to the adapter."""
@@ -66,10 +60,15 @@ class TierWarden:
         with self._lock:
             self._tiers.fetched(fetch, arrived)
 
-    def lose(self, blocks: Collection[BlockId]) -> None:
-        """These blocks could not be written to disk."""
+    def lose(self, blocks: Collection[BlockId], *, dropped: bool) -> None:
+        """These blocks did not reach the disk; see `Tiers`."""
         with self._lock:
-            self._tiers.lose(blocks)
+            self._tiers.lose(blocks, dropped=dropped)
+
+    def count_damaged(self, n_files: int) -> None:
+        """So many files were found damaged and were removed."""
+        with self._lock:
+            self._tiers.count_damaged(n_files)
 
     def restore(self, tenant: TenantId, tokens: bytes) -> list[Gap]:
         """Places on disk for a path whose files are there already; see `Tiers`."""

@@ -49,8 +49,8 @@ class Warden:
 
     Mutable state: the tree and the promotion queue, both behind one lock that is held for
     microseconds, by a tick for some milliseconds. The engine's thread calls `admit`, `store`,
-    `computed`, `release`, `evict`, `forget` and `take_freed`; the detector's thread `settle` and `tick`;
-    the gateway's `open` and `ceiling_blocks`. Events leave outside the lock.
+    `computed`, `release`, `evict`, `forget` and `take_freed`; the detector's thread `settle` and
+    `tick`; the gateway's `open` and `ceiling_blocks`. Events leave outside the lock.
     """
 
     def __init__(
