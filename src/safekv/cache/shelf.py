@@ -58,7 +58,8 @@ class Shelf:
         )
         self._fixed_blocks = quota_blocks
         self._trees: dict[TenantId, PrefixTree] = {}
-        self._free = [BlockId(n) for n in reversed(range(capacity_blocks))]
+        self._used_ids = 0
+        self._free: list[BlockId] = []
 
     @property
     def quota_blocks(self) -> int:
@@ -70,7 +71,7 @@ class Shelf:
     @property
     def stored_blocks(self) -> int:
         """How many blocks have a place here. O(1)."""
-        return self.capacity_blocks - len(self._free)
+        return self._used_ids - len(self._free)
 
     def open(self, tenant: TenantId) -> None:
         """Give `tenant` a cache here, if there is a quota left. Equal shares become smaller, and
@@ -111,7 +112,7 @@ class Shelf:
         wanted = len(tokens) // self._width - lease.n_blocks
         start, new = lease.n_blocks, self._make_room(lease.tenant, wanted)
         if new:
-            ids = [self._free.pop() for _ in range(new)]
+            ids = self._take(new)
             tree = self._trees[lease.tenant]
             tree.insert(lease, tokens[: (start + new) * self._width], ids)
         gaps = list(_gaps([*lost, *range(start, start + new)], lease.blocks))
@@ -126,7 +127,15 @@ class Shelf:
         if over > 0:
             self._take_back(tenant, tree.evict(over, tenant))
         # A lease may keep a share that became smaller from being free yet.
-        return min(fit, len(self._free))
+        return min(fit, self.capacity_blocks - self.stored_blocks)
+
+    def _take(self, n_blocks: int) -> list[BlockId]:
+        """Ids that came back, and then some that were never used."""
+        kept = max(0, len(self._free) - n_blocks)
+        taken, self._free = self._free[kept:], self._free[:kept]
+        fresh = range(self._used_ids, self._used_ids + n_blocks - len(taken))
+        self._used_ids = fresh.stop
+        return [*taken, *map(BlockId, fresh)]
 
     def _take_back(self, tenant: TenantId, blocks: list[BlockId]) -> None:
         self._free += blocks
@@ -169,7 +178,7 @@ class Shelf:
             over = tree.charged_blocks(tenant) > self.quota_blocks
             if over and not tree.stats().leases:
                 raise IsolationBroken("tiers: a tenant holds more than its quota")
-        if len(seen) != self.capacity_blocks or stored + len(self._free) != len(seen):
+        if len(seen) != self._used_ids or stored + len(self._free) != len(seen):
             raise IsolationBroken("tiers: a block is in no place, or in two")
         if not self.lost.isdisjoint(self._free):
             raise IsolationBroken("tiers: a free block is lost")
