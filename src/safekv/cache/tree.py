@@ -53,8 +53,8 @@ class PrefixTree:
         )
 
     def on_lapse(self, listener: Callable[[TenantId, bytes, list[BlockId]], None]) -> None:
-        """Tell `listener` of each tenant's claim before it lapses: the tokens and the blocks of
-        the whole path that ends with the claimed run. It must not touch this tree."""
+        """Tell `listener` of each claim before it lapses: its tenant, and tokens and blocks of the
+        whole path that ends with the claimed run. It must not touch this tree."""
 
         def tell(node: Node, holder: Holder) -> None:
             if isinstance(holder, str):
@@ -260,8 +260,7 @@ class PrefixTree:
         return reach - start
 
     def _pool_room(self) -> int:
-        pool = self._ledger.pool
-        return self._ledger.ceiling_blocks(pool) - pool.charged_blocks
+        return self._ledger.room_blocks(self._ledger.pool)
 
     def demote(self, tokens: bytes, keep_blocks: int = 0) -> int:
         """Make private again what is shared of `tokens` behind the first `keep_blocks` blocks,
@@ -350,16 +349,13 @@ class PrefixTree:
     def _enforce(self) -> None:
         """Bring tenants back under their ceilings after the pool gave runs back to them."""
         for account in self._ledger:
-            over = account.charged_blocks - self._ledger.ceiling_blocks(account)
-            if over > 0:
-                lapse(self._at, account, over)
+            lapse(self._at, account, -self._ledger.room_blocks(account))
 
     # -- facts -----------------------------------------------------------------------------
 
     def room_blocks(self, tenant: TenantId) -> int:
         """How many more blocks `tenant` may hold now without losing any. O(1)."""
-        account = self._ledger.get(tenant)
-        return self._ledger.ceiling_blocks(account) - account.charged_blocks
+        return self._ledger.room_blocks(self._ledger.get(tenant))
 
     def locked_blocks(self, tenant: TenantId) -> int:
         """How many blocks `tenant` is charged for and cannot lose. O(nodes under its leases)."""

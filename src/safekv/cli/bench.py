@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safekv.cli.bench_eviction import eviction
+from safekv.cli.bench_tiers import tiers
 from safekv.cli.bench_tree import tree
 from safekv.cli.measuring import publish, steps
 
@@ -22,6 +23,7 @@ def bench() -> None:
 
 bench.add_command(tree)
 bench.add_command(eviction)
+bench.add_command(tiers)
 
 
 @bench.command()

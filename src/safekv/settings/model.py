@@ -8,13 +8,15 @@ from functools import cache
 from types import MappingProxyType
 from typing import TypeAlias, get_type_hints
 
-from safekv.cache.config import CacheConfig
+from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.detect.config import DetectConfig
 from safekv.engines.hf.config import HFConfig
 from safekv.gateway.config import GatewayConfig
 from safekv.warden.config import WardenConfig
 
-Section: TypeAlias = CacheConfig | DetectConfig | WardenConfig | HFConfig | GatewayConfig
+Section: TypeAlias = (
+    CacheConfig | TiersConfig | DetectConfig | WardenConfig | HFConfig | GatewayConfig
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class Settings:
     """One configuration per package. The defaults are the safe ones."""
 
     cache: CacheConfig = field(default_factory=CacheConfig)
+    tiers: TiersConfig = field(default_factory=TiersConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
     warden: WardenConfig = field(default_factory=WardenConfig)
     engine: HFConfig = field(default_factory=HFConfig)

@@ -49,8 +49,7 @@ async def push_down(engine: HFEngine, tenant: str = "a", n: int = 3) -> None:
 
 
 async def written(engine: HFEngine) -> None:
-    queue = engine.loop.batch_processor.cache._mover._queue
-    await until(lambda: queue.backlog() == 0)
+    await until(lambda: engine.tiers_backlog() == 0)
 
 
 async def test_what_lapses_comes_back_from_host_memory(tiny_dir: Path) -> None:
@@ -265,3 +264,15 @@ async def test_more_host_memory_than_there_is_is_refused(tiny_dir: Path) -> None
     with pytest.raises(ConfigError, match=r"tiers\.host_blocks"):
         async with running(tiny_dir, Mode.ISOLATED, tiers=TiersConfig(host_blocks=10**9)):
             pass
+
+
+async def test_the_benchmark_finds_each_prompt_where_it_says(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
+    from safekv.bench.tiers import TiersPlan, run
+
+    plan = TiersPlan(rounds=2, prompt_tokens=97)
+    record = await run("tiny", tiny_dir, plan, disk=(tmp_path, UnsafeSealer()))
+    assert {name: len(times) for name, times in record["samples_s"].items()} == dict.fromkeys(
+        ("miss", "device", "host", "disk"), 2
+    )

@@ -194,11 +194,20 @@ class HFEngine:
         """Prompts that wait to be judged; for the operator's metrics."""
         return self._worker.backlog() if self._worker is not None else 0
 
+    def tiers_backlog(self) -> int:
+        """Blocks that wait to be written to disk; for the operator and for benchmarks."""
+        cache = self._selective_cache()
+        return cache.copies_waiting() if cache is not None else 0
+
     def check(self) -> None:
         """Raise `IsolationBroken` unless every block is accounted for. Call when idle."""
         cache = self._selective_cache()
         if cache is not None:
             cache.check()
+
+    async def lapse(self, tenant: TenantId) -> None:
+        """Let all that `tenant` does not need now lapse from the device, for benchmarks."""
+        await asyncio.to_thread(self._paused, lambda cache: cache.lapse(tenant))
 
     async def forget(self, tenant: TenantId) -> None:
         """Delete what `tenant` alone has in the cache, in all tiers: device, host memory and disk.
@@ -206,13 +215,14 @@ class HFEngine:
         What is shared stays. Raises `CacheError` while it has running requests; nothing was
         deleted then. `OSError` means that a file could not be deleted; its key is.
         """
-        await asyncio.to_thread(self._forget, tenant)
+        await asyncio.to_thread(self._paused, lambda cache: cache.forget(tenant))
 
-    def _forget(self, tenant: TenantId) -> None:
+    def _paused(self, act: Callable[[SelectiveCache], None]) -> None:
+        """Do `act` between two steps of the loop, with the cache to itself."""
         cache = self._selective_cache()
         if cache is not None:
             with self._running_loop().pause():
-                cache.forget(tenant)
+                act(cache)
 
     def _selective_cache(self) -> SelectiveCache | None:
         cache = getattr(self._running_loop().batch_processor, "cache", None)

@@ -332,6 +332,14 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         if self._mover is not None:
             self._mover.forget(tenant)
 
+    def lapse(self, tenant: TenantId) -> None:
+        """Let all of `tenant` lapse that no running request needs. Between two steps only."""
+        self._give_back(self._warden.evict(int(self._allocator.num_blocks), tenant))
+
+    def copies_waiting(self) -> int:
+        """Blocks that wait to be written to disk."""
+        return self._mover.backlog() if self._mover is not None else 0
+
     def stop_copies(self) -> None:
         """Write to disk what waits for it; afterwards nothing more is written."""
         if self._mover is not None:

@@ -214,6 +214,10 @@ class Mover:
         if self._queue is not None and self._tenants:
             self._queue.wipe()
 
+    def backlog(self) -> int:
+        """Blocks that wait to be written to disk."""
+        return self._queue.backlog() if self._queue is not None else 0
+
     def stop(self) -> None:
         """Write what waits, and end the thread."""
         if self._queue is not None:
