@@ -6,17 +6,17 @@ checked, and that each block holds the content of its own path.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safekv.cache import TiersConfig
+from safekv.cache import Below, Lease, TiersConfig
 from safekv.cache.shelf import Shelf
 from safekv.errors import CacheError, SafeKVError
-from safekv.types import TenantId
+from safekv.types import BlockId, TenantId
 from support.blocks import tokens_of
 from support.lockstep import SHARED, A, B, C, residency, small
 from support.tiered import LruModel, Stack
@@ -162,6 +162,7 @@ def follow(world: World, host: dict[TenantId, LruModel], disk: dict[TenantId, Lr
     """Let the models hear of everything that reaches the tiers from above."""
     tiers, text_of = world.tiers, _Texts()
     offload, fetch, below, forget = tiers._offload, tiers.fetch, tiers.below, tiers.forget
+    onload = tiers.onload
 
     def offloaded(tenant: TenantId, tokens: bytes, blocks: list[object]) -> None:
         host[tenant].offer(text_of(tokens))
@@ -177,14 +178,25 @@ def follow(world: World, host: dict[TenantId, LruModel], disk: dict[TenantId, Lr
         if first < min(len(on_disk), HOST_QUOTA):
             keep, spill = host[tenant], host[tenant].below
             assert spill is not None
+            spill.locked = {on_disk[: n + 1] for n in range(len(on_disk))}
             keep.offer(on_disk)
+            spill.locked = set()
             keep.clock -= 1  # one use, not two
             keep.age = {p: min(t, keep.clock) for p, t in keep.age.items()}
         return fetch(tenant, tokens)
 
-    def looked(lease: object) -> object:
-        host[lease.tenant].use(text_of(lease.tokens))  # type: ignore[attr-defined]
-        return below(lease)  # type: ignore[arg-type]
+    def looked(lease: Lease) -> Below | None:
+        it, text = host[lease.tenant], text_of(lease.tokens)
+        it.use(text)
+        found = below(lease)
+        if found is not None:
+            it.locked = {text[: n + 1] for n in range(it.has(text))}
+        return found
+
+    def onloaded(lease: Lease, found: Below, blocks: Sequence[BlockId]) -> list[BlockId]:
+        duplicates = onload(lease, found, blocks)
+        host[lease.tenant].locked.clear()
+        return duplicates
 
     def forgotten(tenant: TenantId) -> None:
         forget(tenant)
@@ -192,6 +204,7 @@ def follow(world: World, host: dict[TenantId, LruModel], disk: dict[TenantId, Lr
         disk[tenant].age.clear()
 
     world.tree.on_lapse(offloaded)  # type: ignore[arg-type]
+    tiers.onload = onloaded  # type: ignore[method-assign]
     tiers.fetch, tiers.below, tiers.forget = fetched, looked, forgotten  # type: ignore[method-assign, assignment]
 
 

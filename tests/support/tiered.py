@@ -23,6 +23,7 @@ class LruModel:
     below: LruModel | None = None
     age: dict[str, int] = field(default_factory=dict)
     clock: int = 0
+    locked: set[str] = field(default_factory=set)
 
     def has(self, text: str) -> int:
         n = 0
@@ -37,8 +38,10 @@ class LruModel:
     def offer(self, text: str) -> None:
         """`text` is used here, and stored as far as the quota goes; the oldest ends make room."""
         self.use(text)
-        text = text[: max(self.quota, self.has(text))]
-        kept = {text[: n + 1] for n in range(len(text))}
+        found = self.has(text)
+        kept = self.locked | {text[: n + 1] for n in range(found)}
+        text = text[: found + max(0, self.quota - len(kept))]
+        kept |= {text[: n + 1] for n in range(len(text))}
         while len(self.age.keys() | kept) > self.quota:
             inner = {p[:-1] for p in self.age}
             oldest = min(self.age.keys() - inner - kept, key=lambda p: self.age[p])
