@@ -11,7 +11,6 @@ from safekv.engines.hf.tiers.files import NO_PARENT, About, BlockFiles, DamagedF
 from safekv.engines.hf.tiers.queue import DiskQueue, Read, Write
 from safekv.engines.hf.tiers.restore import paths
 from safekv.types import BlockId, TenantId
-from support.sealing import UnsafeSealer
 
 A, B = TenantId("a"), TenantId("../b")
 KV, TOKENS = bytes(range(64)), b"tokens of a block"
@@ -82,7 +81,7 @@ def test_torn_missing_exchanged_and_foreign_files_are_misses(tmp_path: Path) -> 
     file.write_bytes(torn)
     with pytest.raises(DamagedFile):
         read(it, A, about(1))
-    other_key = files(tmp_path, sealer=UnsafeSealer(b"another"))
+    other_key = files(tmp_path, sealer=Vault.ephemeral())
     assert other_key.scan(A) == ([], 2)
 
 
