@@ -131,7 +131,17 @@ def _engine(model: str, settings: Settings, metrics: PrometheusSink) -> HFEngine
         safeguard=settings.safeguard,
         declared=declarations.changed,
         tiers=settings.tiers,
+        sealer=_sealer(settings),
     )
+
+
+def _sealer(settings: Settings) -> Vault | None:
+    """The vault that seals blocks on disk; its keys are refused here if they are not safe."""
+    if not settings.tiers.disk_blocks:
+        return None
+    from safekv.vault import Vault
+
+    return Vault.from_files(os.environ)
 
 
 def _detector(settings: Settings, metrics: PrometheusSink) -> Detector | None:

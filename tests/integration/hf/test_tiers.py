@@ -12,6 +12,7 @@ from safekv.cache.tiers import TiersStats
 from safekv.engines.hf.engine import HFEngine
 from safekv.errors import ConfigError
 from safekv.types import Mode, TenantId
+from safekv.vault import Vault
 from support.engines import ask, idle, running, until
 from support.prompts import BLOCK, expected, prompt
 

@@ -11,18 +11,20 @@ from safekv.engines.hf.tiers.files import NO_PARENT, About, BlockFiles, DamagedF
 from safekv.engines.hf.tiers.queue import DiskQueue, Read, Write
 from safekv.engines.hf.tiers.restore import paths
 from safekv.types import BlockId, TenantId
+from safekv.vault import Vault
 
 A, B = TenantId("a"), TenantId("../b")
 KV, TOKENS = bytes(range(64)), b"tokens of a block"
 MODEL = "ab" * 32
+VAULT = Vault.ephemeral()
 
 
 def about(n: int = 1, position: int = 0, parent: bytes = NO_PARENT) -> About:
     return About(bytes([n]) * 16, position, parent, TOKENS)
 
 
-def files(path: Path, model: str = MODEL, sealer: UnsafeSealer | None = None) -> BlockFiles:
-    return BlockFiles(path, model, sealer or UnsafeSealer(), len(KV), len(TOKENS))
+def files(path: Path, model: str = MODEL, sealer: Vault = VAULT) -> BlockFiles:
+    return BlockFiles(path, model, sealer, len(KV), len(TOKENS))
 
 
 def read(it: BlockFiles, tenant: TenantId, what: About) -> bytes:
@@ -96,12 +98,12 @@ def test_other_models_and_unfinished_files_are_not_seen(tmp_path: Path) -> None:
 
 
 def test_forget_deletes_the_files_of_all_models(tmp_path: Path) -> None:
-    sealer = UnsafeSealer()
+    sealer = Vault.ephemeral()
     for model in (MODEL, "cd" * 32):
         for tenant in (A, B):
             files(tmp_path, model, sealer).write(tenant, about(), KV)
     files(tmp_path, MODEL, sealer).forget(A)
-    assert sealer.forgotten == {A}
+    assert [key.holder for key in sealer.list()] == [f"tenant:{B}"]
     assert files(tmp_path).scan(A) == ([], 0)
     assert sum(each.is_file() for each in tmp_path.rglob("*")) == 2
 

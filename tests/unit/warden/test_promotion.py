@@ -77,7 +77,7 @@ def worker(detector: Scripted, heard: Recorder, queue_prompts: int = 2) -> Detec
         lambda: None,
         tenant_of=lambda job: TENANT,
         epoch_s=60,
-        queue_prompts=queue_prompts,
+        config=DetectConfig(queue_prompts=queue_prompts, tenant_prompts=queue_prompts),
         events=heard,
     )
 
@@ -112,7 +112,7 @@ def test_a_failing_tick_does_not_end_the_thread() -> None:
 
     judging: DetectionWorker[str] = DetectionWorker(
         Scripted(), lambda job: Document(job, ()), lambda job, v: None, tick,
-        tenant_of=lambda job: TENANT, epoch_s=0.001, queue_prompts=1, events=heard,
+        tenant_of=lambda job: TENANT, epoch_s=0.001, config=DetectConfig(), events=heard,
     )  # fmt: skip
     judging.start()
     assert ticked.acquire(timeout=10)
