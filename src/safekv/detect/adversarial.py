@@ -25,10 +25,11 @@ _HOMOGLYPHS: Final = str.maketrans("aceopxyjsiABCEHIKMOPTX", "асеорхујѕ
 
 _LEET: Final = str.maketrans("aeiost", "431057")
 
-_FILLER: Final = (
+PROSE: Final = (
     "The committee met again and agreed that the old bridge should be painted before winter. "
     "Nobody had asked for the colour, and so the question was left open until spring. "
 )
+"""Innocent text; 24 times it is about 1,000 tokens."""
 
 _LANGUAGES: Final = (
     "Meine Kartennummer lautet {}, bitte sperren Sie sie.",
@@ -104,7 +105,7 @@ def _split_over_turns() -> Iterator[LabelledText]:
 def _diluted() -> Iterator[LabelledText]:
     """One value in some 4,000 tokens of prose."""
     for kind, (before, value) in VALUES.items():
-        prose = _FILLER * 48
+        prose = PROSE * 48
         yield _placed(prose + before, ". " + prose, value, "diluted", kind)
 
 

@@ -23,6 +23,7 @@ def presidio() -> Peer | str:
     from presidio_analyzer import AnalyzerEngine
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
+    _keep_offline()
     engine = SpacyNlpEngine()
     engine.nlp = {"en": spacy.blank("en")}
     return from_presidio(AnalyzerEngine(nlp_engine=engine), lookahead_chars=0, private_from=0.0)
@@ -38,6 +39,7 @@ def presidio_with_ner() -> Peer | str:
     from presidio_analyzer import AnalyzerEngine
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
+    _keep_offline()
     engine = SpacyNlpEngine(models=[{"lang_code": "en", "model_name": model}])
     return from_presidio(AnalyzerEngine(nlp_engine=engine), lookahead_chars=0, private_from=0.0)
 
@@ -57,6 +59,13 @@ def detect_secrets() -> Peer | str:
                 start += len(line)
 
     return SpanDetector("detect-secrets", find, lookahead_chars=0)
+
+
+def _keep_offline() -> None:
+    """Presidio's e-mail pattern fetches a list of suffixes otherwise; a packaged one is there."""
+    import tldextract
+
+    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=())
 
 
 def _secrets_in(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from safekv.detect import peers as peer_tools
-from safekv.detect.adversarial import adversarial_set
+from safekv.detect.adversarial import PROSE, adversarial_set
 from safekv.detect.base import Detector
 from safekv.detect.config import DetectConfig
 from safekv.detect.evaluate import evaluate, latencies_us
@@ -19,10 +19,13 @@ from safekv.detect.labelled import LabelledText, half_of, read_labelled
 from safekv.detect.registry import build_cascade, build_stage
 from safekv.errors import DetectorError
 
+TRICKS: Final = "adversarial"
+
 PEER_TEXTS: Final = 60
 """Texts of each set that peers are measured on: some take 100 ms for each."""
 
 _LATENCY_TEXTS: Final = 200
+_LATENCY_CHARACTERS: Final = 4_000
 _PACKAGES: Final = (
     "google-re2", "phonenumbers", "python-stdnum", "onnxruntime", "tokenizers", "numpy",
     "presidio-analyzer", "spacy", "detect-secrets",
@@ -46,7 +49,7 @@ class Suite:
         Raises `ConfigError` for a file that is missing or not labelled text.
         """
         sets: dict[str, tuple[str, Sequence[LabelledText]]] = {
-            "adversarial": ("made in code; the rules were tuned to its tricks", adversarial_set())
+            TRICKS: ("made in code; the rules were tuned to its tricks", adversarial_set())
         }
         if data is not None:
             from safekv.detect.training.corpora import read_corpus
@@ -84,10 +87,10 @@ def run_suite(suite: Suite, config: DetectConfig, peers: bool, report: Report) -
 
 
 def _latency(suite: Suite, config: DetectConfig) -> dict[str, Any]:
-    """p50 and p99 per 1,000 tokens of each stage, on texts without labels where there are any."""
-    texts = [one for _, each in suite.sets.values() for one in each]
-    clean = [one.text for one in texts if not one.spans] or [one.text for one in texts]
-    sample = clean[:_LATENCY_TEXTS]
+    """p50 and p99 per 1,000 tokens of each stage, on unlabelled texts, or prose without any."""
+    texts = [one for name, (_, each) in suite.sets.items() if name != TRICKS for one in each]
+    clean = [one.text for one in texts if not one.spans][:_LATENCY_TEXTS]
+    sample = clean if sum(map(len, clean)) >= _LATENCY_CHARACTERS else [PROSE * 24] * 4
     figures: dict[str, Any] = {
         "rules_us_per_1k_tokens": None,
         "classifier_ms_per_1k_tokens": None,

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from safekv.detect.base import Document, Finding
+from safekv.detect.config import DetectConfig
 from safekv.detect.worker import DetectionWorker
 from safekv.events import DetectionFailed, Event, Judged
 from safekv.types import TenantId, Verdict, pack_tokens
@@ -77,7 +78,7 @@ def worker(detector: Scripted, heard: Recorder, queue_prompts: int = 2) -> Detec
         lambda: None,
         tenant_of=lambda job: TENANT,
         epoch_s=60,
-        config=DetectConfig(queue_prompts=queue_prompts, tenant_prompts=queue_prompts),
+        config=DetectConfig(queue_prompts=queue_prompts),
         events=heard,
     )
 
@@ -86,7 +87,7 @@ def test_a_failing_detector_settles_nothing_and_says_no_text() -> None:
     heard = Recorder()
     judging = worker(Scripted(RuntimeError("SECRET"), [YES], [YES, NO]), heard)
     for _ in range(3):
-        judging.judge("SECRET")
+        judging.judge(["SECRET"])
     assert heard.settled == [[YES, NO]]
     assert heard.events[0] == DetectionFailed("scripted", "RuntimeError")
     assert heard.events[1] == DetectionFailed("scripted", "ValueError")
@@ -117,6 +118,6 @@ def test_a_failing_tick_does_not_end_the_thread() -> None:
     judging.start()
     assert ticked.acquire(timeout=10)
     assert ticked.acquire(timeout=10), "it ticks again after a failure"
-    assert judging.alive()
+    assert judging.state() == "running"
     judging.stop()
     assert DetectionFailed("tick", "RuntimeError") in heard.events
