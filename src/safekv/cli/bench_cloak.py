@@ -66,12 +66,13 @@ def _show(record: dict[str, Any]) -> None:
 
 def _matrices(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="KV-Cloak's matrices in torch, M fused, one thread", box=SIMPLE)
-    for heading in ("block", "head", "dtype", "obfuscate GB/s", "deobfuscate GB/s", "error"):
+    for heading in ("block", "head", "dtype", "obf. GB/s", "deobf. GB/s", "error", "no beacon"):
         table.add_column(heading, justify="right")
     for one, two in zip(rows[::2], rows[1::2], strict=True):
         shape = (str(one["block_size"]), str(one["head_dim"]), one["dtype"])
         rates = (f"{row['gb_per_s']:.2f}" for row in (one, two))
-        table.add_row(*shape, *rates, f"{one['round_trip_relative_error']:.1e}")
+        errors = (one[f"round_trip_relative_error{which}"] for which in ("", "_without_beacon"))
+        table.add_row(*shape, *rates, *(f"{error:.1e}" for error in errors))
     return table
 
 
