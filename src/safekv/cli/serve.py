@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from safekv.detect.base import Detector
     from safekv.engines.hf.engine import HFEngine
     from safekv.telemetry.prometheus import PrometheusSink
+    from safekv.vault import Vault
     from safekv.warden import TierWarden
 
 UNSAFE_WARNING = (

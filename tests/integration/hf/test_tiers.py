@@ -184,7 +184,11 @@ async def test_a_request_does_not_wait_for_the_disk_for_ever(
 ) -> None:
     config = tiers(tmp_path, read_limit_s=0.2)
     async with running(
-        tiny_dir, Mode.ISOLATED, capacity_blocks=2 * CAPACITY, tiers=config, sealer=Vault.ephemeral()
+        tiny_dir,
+        Mode.ISOLATED,
+        capacity_blocks=2 * CAPACITY,
+        tiers=config,
+        sealer=Vault.ephemeral(),
     ) as engine:
         engine.open([TenantId("a"), TenantId("b")])
         queue = engine.loop.batch_processor.cache._mover._queue
