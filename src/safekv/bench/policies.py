@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from safekv.bench.workload import Placed, Workload
 from safekv.cache import CacheConfig, PrefixTree
 from safekv.errors import CacheError
+from safekv.safeguard import SafeguardConfig
 from safekv.types import (
     TOKEN_BYTES,
     BlockId,
@@ -62,6 +63,12 @@ class Memory:
             shared_blocks=each,
             quota_blocks=each,
         )
+
+
+UNGUARDED: Final = SafeguardConfig(
+    low_diversity=0.0, surge_factor=1e12, reads_per_node=10**12, reads_per_tenant=10**12
+)
+"""A safeguard that never refuses and never demotes."""
 
 
 class Policy(Protocol):
@@ -204,13 +211,19 @@ class FirstToucher(Keyed):
 
 
 class Guarded:
-    """safekv: the real warden and its tree, with a quota for every tenant and its safeguard on.
+    """safekv: the real warden and its tree, with a quota for every tenant.
 
     In mode `declared` the prefixes in general use are the declared ones.
     """
 
-    def __init__(self, workload: Workload, memory: Memory, warden: WardenConfig) -> None:
-        self._warden = Warden(warden, memory.config(workload))
+    def __init__(
+        self,
+        workload: Workload,
+        memory: Memory,
+        warden: WardenConfig,
+        safeguard: SafeguardConfig | None = None,
+    ) -> None:
+        self._warden = Warden(warden, memory.config(workload), safeguard=safeguard)
         self._warden.open(workload.names)
         self._blocks = Blocks(memory.capacity_blocks)
         if warden.mode is Mode.DECLARED:
@@ -281,6 +294,9 @@ POLICIES: Final[dict[str, Make]] = {
         w, m, WardenConfig(profile=Profile.ANONYMOUS, epoch_s=epoch_s)
     ),
     "safekv-paper": lambda w, m, epoch_s: Guarded(w, m, WardenConfig(epoch_s=epoch_s)),
+    "safekv-paper-unguarded": lambda w, m, epoch_s: Guarded(
+        w, m, WardenConfig(epoch_s=epoch_s), UNGUARDED
+    ),
 }
 
 

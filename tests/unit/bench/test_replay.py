@@ -56,6 +56,7 @@ def test_hits_are_counted_as_each_policy_allows() -> None:
         "safekv-declared": 1 + 2 + 1 + 1,  # block 0 from the first tick on
         "safekv-anonymous": 2,  # four contributors are no crowd
         "safekv-paper": 2 + 2 + 1 + 1,  # b came before the tick
+        "safekv-paper-unguarded": 2 + 2 + 1 + 1,
     }
 
 
@@ -75,6 +76,16 @@ def test_false_flags_cost_sharing() -> None:
     plan = ReplayPlan(dealing=Dealing(false_flags=1), policies=["safekv-paper", "safekv-declared"])
     rows = run(SHARED_PROMPT, plan, silent)["policies"]
     assert rows["safekv-paper"]["hit_rate"] == rows["safekv-declared"]["hit_rate"]
+
+
+def test_the_safeguard_costs_what_few_tenants_read_often() -> None:
+    """One tenant reads much of what another sent: a prober, or a small deployment."""
+    rows = [(float(n), "a", [0, n + 1], False) for n in range(30)]
+    rows += [(40.0 + 10 * n, "b", [0, n + 1], False) for n in range(30)]
+    plan = ReplayPlan(policies=["safekv-paper", "safekv-paper-unguarded"])
+    found = run(trace(*rows), plan, silent)["policies"]
+    assert found["safekv-paper-unguarded"]["gap_recovered"] == 1
+    assert found["safekv-paper"]["gap_recovered"] < 0.7
 
 
 def test_copies_are_counted_where_content_is_stored_twice() -> None:
