@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: help setup model run demo test lint fix bench constraints clean
+.PHONY: help setup model run demo test lint fix audit bench constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -83,6 +83,10 @@ fix: $(READY)  ## Repair what ruff can repair
 	@echo "==> ruff check --fix, ruff format"
 	@$(BIN)/ruff check --fix src tests
 	@$(BIN)/ruff format src tests
+
+audit: $(READY)  ## Check every security claim against the code that serves
+	@echo "==> safekv verify"
+	@$(BIN)/safekv verify $(ARGS)
 
 bench: model  ## Compare the embedded engine with and without our cache
 	@echo "==> safekv bench engine"

@@ -40,6 +40,14 @@ class Profile(Enum):
     ANONYMOUS = "anonymous"
 
 
+class Tier(Enum):
+    """Where blocks lie, from the fastest to the largest."""
+
+    DEVICE = "device"
+    HOST = "host"
+    DISK = "disk"
+
+
 class Verdict(Enum):
     """What a detector says of one block. Only `SHAREABLE` ever lets a block be shared."""
 

@@ -41,6 +41,7 @@ def must_not_open(vault: Vault, holder: Holder, context: bytes, sealed: bytes | 
     assert set(out) <= {0, DIRT}
 
 
+@settings(max_examples=50, deadline=None)
 @given(vaults, holders, st.binary(max_size=80), payloads, st.integers(0, 70))
 def test_what_is_sealed_opens(
     vault: Vault, holder: Holder, context: bytes, payload: bytes, spare: int
@@ -55,6 +56,7 @@ def test_what_is_sealed_opens(
     assert opened == payload + bytes([DIRT]) * spare
 
 
+@settings(max_examples=50, deadline=None)
 @given(vaults, st.binary(max_size=400), st.data())
 def test_a_flipped_bit_never_opens(vault: Vault, payload: bytes, data: st.DataObject) -> None:
     sealed = sealed_by(vault, ALICE, b"block 7", payload)
@@ -73,6 +75,7 @@ def test_every_byte_of_header_and_tag_counts(vault: Vault) -> None:
         must_not_open(vault, ALICE, b"", damaged)
 
 
+@settings(max_examples=50, deadline=None)
 @given(vaults, payloads, st.data())
 def test_a_cut_or_longer_object_never_opens(
     vault: Vault, payload: bytes, data: st.DataObject
@@ -82,6 +85,7 @@ def test_a_cut_or_longer_object_never_opens(
     must_not_open(vault, ALICE, b"", sealed + data.draw(st.binary(min_size=1, max_size=40)))
 
 
+@settings(max_examples=50, deadline=None)
 @given(vaults, holders, holders, st.binary(max_size=40), st.binary(max_size=40), payloads)
 def test_it_opens_for_its_holder_under_its_context_only(
     vault: Vault, holder: Holder, other: Holder, context: bytes, guess: bytes, payload: bytes
@@ -127,13 +131,14 @@ def test_a_block_opens_as_nothing_else(other: BlockContext) -> None:
     must_not_open(vault, ALICE, other.encode(), sealed)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.binary(min_size=64, max_size=200))
 def test_garbage_never_opens(garbage: bytes) -> None:
     must_not_open(VAULTS[Cipher.AES_256_GCM], ALICE, b"", garbage)
 
 
+@settings(max_examples=30, deadline=None)
 @given(payloads, st.integers(0, 40))
-@settings(max_examples=30)
 def test_two_halves_of_two_objects_never_open(payload: bytes, cut: int) -> None:
     vault = VAULTS[Cipher.AES_256_GCM]
     one, two = (sealed_by(vault, ALICE, b"", payload) for _ in range(2))

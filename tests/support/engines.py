@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safekv.cache import CacheConfig
+from safekv.cache import CacheConfig, TiersConfig
 from safekv.detect.base import Detector, Document, Finding
 from safekv.detect.config import DetectConfig
-from safekv.engines.base import Chunk, GenerationRequest
+from safekv.engines.base import Chunk, DeclaredText, GenerationRequest
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.engine import HFEngine
+from safekv.engines.hf.tiers.files import Sealer
 from safekv.events import Event
 from safekv.types import Mode, TenantId, Verdict
 from safekv.warden import WardenConfig
@@ -91,6 +92,9 @@ async def running(
     max_batch_tokens: int = 512,
     detector: Detector | None = None,
     events: Heard | None = None,
+    declared: Callable[[], Sequence[DeclaredText] | None] = lambda: None,
+    tiers: TiersConfig | None = None,
+    sealer: Sealer | None = None,
 ) -> AsyncIterator[HFEngine]:
     engine = HFEngine(
         "test",
@@ -101,6 +105,9 @@ async def running(
         detect=DetectConfig(),
         detector=detector or ClearAll(),
         events=events,
+        declared=declared,
+        tiers=tiers,
+        sealer=sealer,
     )
     await engine.start()
     try:

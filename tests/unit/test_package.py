@@ -53,12 +53,13 @@ def test_the_promised_extras_exist() -> None:
         "detect",
         "cloak",
         "bench",
+        "audit",
         "dev",
     }
 
 
 @pytest.mark.parametrize(
-    "wanted", requirements("hf", "detect", "bench", "dev"), ids=lambda wanted: wanted.name
+    "wanted", requirements("hf", "detect", "bench", "audit", "dev"), ids=lambda wanted: wanted.name
 )
 def test_constraints_pin_what_the_extras_want(wanted: Requirement) -> None:
     if wanted.name != "safekv":

@@ -1,1 +1,1 @@
-"""Proof that nothing leaks: two worlds, thresholds, colluding accounts, and claims."""
+"""Evidence that a deployment keeps its promises, gathered from inside and from outside."""

@@ -1,8 +1,21 @@
 """The prefix tree: one tree of content, and who holds each run. Pure Python."""
 
-from safekv.cache.config import CacheConfig
+from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.cache.lease import Lease
 from safekv.cache.stats import TreeStats
+from safekv.cache.tiers import Below, Discard, Fetch, Move, Tiers, TiersStats
 from safekv.cache.tree import PrefixTree
 
-__all__ = ["CacheConfig", "Lease", "PrefixTree", "TreeStats"]
+__all__ = [
+    "Below",
+    "CacheConfig",
+    "Discard",
+    "Fetch",
+    "Lease",
+    "Move",
+    "PrefixTree",
+    "Tiers",
+    "TiersConfig",
+    "TiersStats",
+    "TreeStats",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from safekv.errors import ConfigError
 
@@ -75,3 +76,54 @@ class CacheConfig:
     def private_blocks(self) -> int:
         """What all tenants' quotas together may come to."""
         return self.capacity_blocks - self.pool_blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiersConfig:
+    """How many blocks may lie in host memory and on disk; 0, the default, is none.
+
+    Tenants divide each tier equally, or have `host_quota_blocks` and `disk_quota_blocks` each.
+    At most `queue_blocks` blocks wait to be written to disk, the rest is dropped. A request
+    waits `read_limit_s` seconds at most for its blocks on disk; then they are a miss.
+
+    Raises `ConfigError` for values that cannot work.
+    """
+
+    host_blocks: int = 0
+    host_quota_blocks: int | None = None
+    disk_blocks: int = 0
+    disk_quota_blocks: int | None = None
+    disk_path: Path | None = None
+    queue_blocks: int = 64
+    read_limit_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        for tier in ("host", "disk"):
+            self._check_sizes(tier)
+        if self.disk_blocks and not self.host_blocks:
+            raise ConfigError(
+                f"tiers.disk_blocks is {self.disk_blocks}, but tiers.host_blocks is 0",
+                "blocks reach the disk through host memory: set tiers.host_blocks too",
+            )
+        if self.disk_blocks and self.disk_path is None:
+            raise ConfigError(
+                f"tiers.disk_blocks is {self.disk_blocks}, but tiers.disk_path is not set",
+                "name a directory for the files",
+            )
+        if self.queue_blocks < 1:
+            raise ConfigError(f"tiers.queue_blocks is {self.queue_blocks}", "use 1 or more")
+        if not self.read_limit_s > 0:
+            raise ConfigError(
+                f"tiers.read_limit_s is {self.read_limit_s}", "use more than 0 seconds"
+            )
+
+    def _check_sizes(self, tier: str) -> None:
+        blocks: int = getattr(self, f"{tier}_blocks")
+        quota: int | None = getattr(self, f"{tier}_quota_blocks")
+        if blocks < 0:
+            raise ConfigError(f"tiers.{tier}_blocks is {blocks}", "use 0 (no such tier) or more")
+        if quota is not None and not 1 <= quota <= blocks:
+            raise ConfigError(
+                f"tiers.{tier}_quota_blocks is {quota}",
+                f"use 1 to tiers.{tier}_blocks ({blocks})",
+            )

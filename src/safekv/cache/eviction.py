@@ -30,6 +30,8 @@ def lapse(structure: Structure, account: Account, n_blocks: int) -> int:
             # At the floor it is the turn of a fresh one, if there is any.
             keep = max(keep, size - ceil(account.reused_blocks - floor))
         if keep < size:
+            if structure.on_lapse is not None:
+                structure.on_lapse(node, account.holder)
             structure.shorten(node, account, keep)
             left -= size - keep
     return n_blocks - left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from safekv.cache.node import Node
+from safekv.cache.quota import Account
 from safekv.types import TenantId
 
 
@@ -36,3 +37,25 @@ def visible_blocks(root: Node, width: int, tenant: TenantId, tokens: bytes, n_bl
         if n < child.size:
             break
     return found
+
+
+def path_to(node: Node) -> tuple[bytes, bytes]:
+    """The tokens and block ids, packed, of the whole path that ends with `node`. Copies."""
+    tokens, blocks, at = list[bytes](), list[bytes](), node
+    while at.parent is not None:
+        tokens.append(at.tokens())
+        blocks.append(at.blocks)
+        at = at.parent
+    return b"".join(reversed(tokens)), b"".join(reversed(blocks))
+
+
+def leased_blocks(account: Account) -> int:
+    """How many private blocks the account's leases cover. O(nodes under them)."""
+    locked: dict[Node, int] = {}
+    for lease in account.leases:
+        node, covered = lease.node, lease.tail
+        while node.parent is not None and locked.get(node, 0) < covered:
+            locked[node] = covered
+            node = node.parent
+            covered = node.size
+    return sum(n for node, n in locked.items() if not node.shared)

@@ -258,6 +258,10 @@ class Ledger:
             return quota
         return min(self._private_blocks, int(quota * self.overcommit))
 
+    def room_blocks(self, account: Account) -> int:
+        """How many more blocks the account may hold; below 0 how many too many it holds."""
+        return self.ceiling_blocks(account) - account.charged_blocks
+
     def floor_blocks(self, account: Account) -> float:
         """How many re-used blocks of the account fresh ones protect. None of the pool's."""
         return 0 if account is self.pool else self._reused_floor * self.quota_blocks(account)

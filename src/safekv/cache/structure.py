@@ -6,7 +6,7 @@ Nothing here decides what should be shared or evicted; `tree` and `eviction` do.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from safekv.cache.lease import Lease
 from safekv.cache.node import Holder, Node, Share
@@ -19,7 +19,7 @@ class Structure:
 
     `blocks` is how many blocks exist. `freed` collects the ids (int32 bytes) of those that
     nobody holds any more, until somebody takes them. `loose` are nodes that may have become
-    equal to their neighbours.
+    equal to their neighbours. `on_lapse` hears of each claim before it lapses, if anybody listens.
     """
 
     def __init__(self, width: int, ledger: Ledger) -> None:
@@ -32,6 +32,7 @@ class Structure:
         self.freed = bytearray()
         self.ends: dict[Node, set[Lease]] = {}
         self.loose: deque[Node] = deque()
+        self.on_lapse: Callable[[Node, Holder], None] | None = None
 
     def walk(self) -> Iterator[Node]:
         """All nodes but the root, parents first."""

@@ -9,15 +9,15 @@ Nothing here locks or blocks, so the owner serialises calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from safekv.cache.check import check_structure
 from safekv.cache.config import CacheConfig
 from safekv.cache.eviction import demote, lapse, reclaim, replace_shared
 from safekv.cache.input import packed_blocks, require_tokens
 from safekv.cache.lease import Lease
-from safekv.cache.node import Node
-from safekv.cache.paths import shared_path, visible_blocks
+from safekv.cache.node import Holder, Node
+from safekv.cache.paths import leased_blocks, path_to, shared_path, visible_blocks
 from safekv.cache.quota import Account, Ledger, require_tenant
 from safekv.cache.stats import TreeStats
 from safekv.cache.structure import Structure
@@ -50,6 +50,17 @@ class PrefixTree:
         self._ledger.open(
             tenant, self.config.quota_blocks if quota_blocks is None else quota_blocks
         )
+
+    def on_lapse(self, listener: Callable[[TenantId, bytes, list[BlockId]], None]) -> None:
+        """Tell `listener` of each claim before it lapses: its tenant, and tokens and blocks of the
+        whole path that ends with the claimed run. It must not touch this tree."""
+
+        def tell(node: Node, holder: Holder) -> None:
+            if isinstance(holder, str):
+                tokens, blocks = path_to(node)
+                listener(holder, tokens, unpack_blocks(blocks))
+
+        self._at.on_lapse = tell
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -192,7 +203,7 @@ class PrefixTree:
         lacking = account.charged_blocks + n_blocks - ceiling
         if lacking <= 0 or not n_blocks:
             return
-        if lacking > account.charged_blocks - self._locked(account):
+        if lacking > account.charged_blocks - leased_blocks(account):
             raise CacheError(
                 f"{n_blocks} blocks do not fit the {ceiling} blocks of tenant {account.holder}",
                 "raise its quota (cache.quota_blocks) or cache.capacity_blocks",
@@ -248,8 +259,7 @@ class PrefixTree:
         return reach - start
 
     def _pool_room(self) -> int:
-        pool = self._ledger.pool
-        return self._ledger.ceiling_blocks(pool) - pool.charged_blocks
+        return self._ledger.room_blocks(self._ledger.pool)
 
     def demote(self, tokens: bytes, keep_blocks: int = 0) -> int:
         """Make private again what is shared of `tokens` behind the first `keep_blocks` blocks,
@@ -338,30 +348,17 @@ class PrefixTree:
     def _enforce(self) -> None:
         """Bring tenants back under their ceilings after the pool gave runs back to them."""
         for account in self._ledger:
-            over = account.charged_blocks - self._ledger.ceiling_blocks(account)
-            if over > 0:
-                lapse(self._at, account, over)
+            lapse(self._at, account, -self._ledger.room_blocks(account))
 
     # -- facts -----------------------------------------------------------------------------
 
     def room_blocks(self, tenant: TenantId) -> int:
         """How many more blocks `tenant` may hold now without losing any. O(1)."""
-        account = self._ledger.get(tenant)
-        return self._ledger.ceiling_blocks(account) - account.charged_blocks
+        return self._ledger.room_blocks(self._ledger.get(tenant))
 
     def locked_blocks(self, tenant: TenantId) -> int:
         """How many blocks `tenant` is charged for and cannot lose. O(nodes under its leases)."""
-        return self._locked(self._ledger.get(tenant))
-
-    def _locked(self, account: Account) -> int:
-        locked: dict[Node, int] = {}
-        for lease in account.leases:
-            node, covered = lease.node, lease.tail
-            while node.parent is not None and locked.get(node, 0) < covered:
-                locked[node] = covered
-                node = node.parent
-                covered = node.size
-        return sum(n for node, n in locked.items() if not node.shared)
+        return leased_blocks(self._ledger.get(tenant))
 
     @property
     def stored_blocks(self) -> int:

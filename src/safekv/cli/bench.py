@@ -13,7 +13,9 @@ from rich.table import Table
 from safekv.cli.bench_cloak import cloak
 from safekv.cli.bench_collusion import collusion
 from safekv.cli.bench_eviction import eviction
+from safekv.cli.bench_frontier import frontier
 from safekv.cli.bench_replay import replay
+from safekv.cli.bench_tiers import tiers
 from safekv.cli.bench_tree import tree
 from safekv.cli.measuring import publish, steps
 
@@ -28,6 +30,8 @@ bench.add_command(eviction)
 bench.add_command(replay)
 bench.add_command(cloak)
 bench.add_command(collusion)
+bench.add_command(frontier)
+bench.add_command(tiers)
 
 
 @bench.command()

@@ -10,21 +10,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from safekv.cli.measuring import publish, steps
-
-
-def _counts(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        counts = ()
-    if not counts or min(counts) < 1:
-        raise click.BadParameter(f"{text!r} is no list of numbers such as 1,2,10")
-    return counts
+from safekv.cli.measuring import counts, publish, steps
 
 
 @click.command()
-@click.option("--accounts", default="1,2,10,50,100", show_default=True, callback=_counts)
+@click.option("--accounts", default="1,2,10,50,100", show_default=True, callback=counts)
 @click.option(
     "--plays",
     default=1000,

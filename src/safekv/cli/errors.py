@@ -24,7 +24,9 @@ EXTRA_OF = {
     "phonenumbers": "detect",
     "cryptography": "vault",
     "openai": "bench",
-    "httpx": "bench",
+    "httpx": "audit",
+    "numpy": "audit",
+    "scipy": "audit",
 }
 
 

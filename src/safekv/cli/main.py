@@ -37,12 +37,18 @@ COMMANDS: Final = {
     ),
     "vault": LazyCommand("safekv.cli.vault:vault", "Manage the keys that blocks are sealed with."),
     "declare": LazyCommand("safekv.cli.declare:declare", "Say which texts all tenants share."),
+    "cloak": LazyCommand(
+        "safekv.cli.cloak:cloak", "Obfuscate KV with KV-Cloak (experimental; broken, see --help)."
+    ),
     "models": LazyCommand("safekv.cli.models:models", "List, fetch and verify known models."),
     "detect": LazyCommand(
         "safekv.cli.detect:detect", "Check texts for private data and measure the detector."
     ),
     "config": LazyCommand("safekv.cli.config:config", "Show and check the configuration."),
     "verify": LazyCommand("safekv.cli.verify:verify", "Check every security claim."),
+    "audit": LazyCommand(
+        "safekv.cli.audit:audit", "Find out whether an endpoint leaks prompts between keys."
+    ),
     "bench": LazyCommand("safekv.cli.bench:bench", "Measure what the prefix cache costs."),
 }
 

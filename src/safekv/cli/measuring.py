@@ -29,6 +29,17 @@ def steps(title: str) -> Iterator[Report]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
+def counts(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
+    """The numbers of a list such as `1,2,10`. Raises `BadParameter` for anything else."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 1,2,10")
+    return found
+
+
 def publish(
     record: Record, show: Callable[[Record], None], *, as_json: bool, out: Path | None
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from safekv.detect.base import Detector
     from safekv.engines.hf.engine import HFEngine
     from safekv.telemetry.prometheus import PrometheusSink
+    from safekv.vault import Vault
+    from safekv.warden import TierWarden
 
 UNSAFE_WARNING = (
     "mode unsafe-global: every tenant can find out by timing what other tenants sent; "
@@ -128,7 +131,18 @@ def _engine(model: str, settings: Settings, metrics: PrometheusSink) -> HFEngine
         events=metrics,
         safeguard=settings.safeguard,
         declared=declarations.changed,
+        tiers=settings.tiers,
+        sealer=_sealer(settings),
     )
+
+
+def _sealer(settings: Settings) -> Vault | None:
+    """The vault that seals blocks on disk; its keys are refused here if they are not safe."""
+    if not settings.tiers.disk_blocks:
+        return None
+    from safekv.vault import Vault
+
+    return Vault.from_files(os.environ)
 
 
 def _detector(settings: Settings, metrics: PrometheusSink) -> Detector | None:
@@ -172,6 +186,30 @@ def _register_gauges(metrics: PrometheusSink, engine: HFEngine) -> None:
     )
     metrics.gauge("shared_blocks", "Blocks every tenant may reuse.", engine.shared_blocks)
     metrics.gauge("detection_backlog_prompts", "Prompts not judged yet.", engine.detection_backlog)
+    if warden.tiers is not None:
+        _register_tiers(metrics, warden.tiers)
+
+
+TIER_GAUGES = {
+    "host_blocks": "Blocks in host memory now.",
+    "disk_blocks": "Blocks on disk now.",
+    "lost": "Blocks with a place in a tier and no content now.",
+    "offloaded": "Blocks copied from the device to host memory since the start.",
+    "onloaded": "Blocks copied from host memory to the device since the start.",
+    "written": "Blocks handed to the disk's queue since the start.",
+    "read": "Blocks read from disk since the start.",
+    "dropped": "Blocks that the disk's queue had no room for since the start.",
+    "damaged": "Blocks that could not be written, read or opened since the start.",
+}
+
+
+def _register_tiers(metrics: PrometheusSink, tiers: TierWarden) -> None:
+    for name, text in TIER_GAUGES.items():
+        metrics.gauge(f"tier_{name}", text, partial(_tier_stat, tiers, name))
+
+
+def _tier_stat(tiers: TierWarden, name: str) -> float:
+    return float(getattr(tiers.stats(), name))
 
 
 def _warnings(settings: Settings, tenants: TenantStore) -> list[str]:

@@ -15,7 +15,7 @@ def bits_of(stored: Buffer | Any) -> memoryview:
 
     Raises `CloakError` for what is not contiguous, and for tensors that are not in host memory.
     """
-    if hasattr(stored, "untyped_storage"):
+    if not isinstance(stored, memoryview) and hasattr(stored, "untyped_storage"):
         stored = _tensor_bytes(stored)
     view = memoryview(stored)
     if not view.c_contiguous:

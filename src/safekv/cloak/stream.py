@@ -38,7 +38,7 @@ class Stream:
 
     def __init__(self) -> None:
         self._key = algorithms.AES(os.urandom(KEY_BYTES))
-        self._pid = os.getpid()
+        self._generation = _generation
         # The mutable state: the next version, and that of what each block holds now.
         self._count = itertools.count()
         self._versions: dict[BlockId, int] = {}
@@ -54,7 +54,7 @@ class Stream:
         and must not overlap it otherwise. Raises `CloakError` for other lengths, a read-only
         `out`, and after a fork, whose child would repeat the versions.
         """
-        if self._pid != os.getpid():
+        if self._generation != _generation:
             raise CloakError("a stream was used after a fork", "make one in the child")
         version = next(self._count)
         # Forgotten first: should this fail, the block holds nothing.
@@ -92,3 +92,15 @@ class Stream:
             cipher = self._local.cipher = Cipher(self._key, modes.CTR(nonce)).encryptor()
         cipher.reset_nonce(nonce)
         cipher.update_into(source, target)
+
+
+_generation = 0
+"""Counts forks: asking for the process id would be a system call per block."""
+
+
+def _forked() -> None:
+    global _generation
+    _generation += 1
+
+
+os.register_at_fork(after_in_child=_forked)

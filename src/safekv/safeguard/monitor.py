@@ -66,7 +66,6 @@ class Monitor:
         self._reads: deque[Read] = deque()
         self._now: dict[bytes, Diversity] = {}
         self._before: dict[bytes, Diversity] = {}
-        self._seen: list[tuple[Read, tuple[bytes, ...]]] = []
         self._alarmed: set[tuple[bool, bytes]] = set()
         self._epochs = 0
 
@@ -91,11 +90,10 @@ class Monitor:
         while self._reads:
             read = self._reads.popleft()
             fresh.append((read, self.names(read.tokens, read.hit_blocks)))
-        self._seen += fresh
         for read, names in fresh:
             for name in names[:-1]:
                 self._now.setdefault(name, Diversity()).add(read.tenant)
-        found = self._suspicions() if fresh else []
+        found = self._suspicions(fresh)
         self._epochs += 1
         if self._epochs % self._config.window_epochs == 0:
             self._next_window()
@@ -103,17 +101,17 @@ class Monitor:
 
     def _next_window(self) -> None:
         self._before, self._now = self._now, {}
-        self._seen.clear()
         self._alarmed.clear()
         self._budgets.clear()
 
-    def _suspicions(self) -> list[Suspicion]:
+    def _suspicions(self, fresh: Sequence[tuple[Read, tuple[bytes, ...]]]) -> list[Suspicion]:
+        """What became suspicious by the reads of this epoch: only they changed a count."""
         found = dict[tuple[bool, bytes], Suspicion]()
-        for read, names in self._seen:
+        for read, names in fresh:
             for surge, at in ((False, self._low(names)), (True, self._surging(names))):
-                if at is not None and (surge, names[at]) not in self._alarmed | found.keys():
+                if at is not None and (surge, names[at]) not in self._alarmed:
                     found[surge, names[at]] = self._suspicion(read, names, at, surge)
-        self._alarmed |= found.keys()
+                    self._alarmed.add((surge, names[at]))
         return list(found.values())
 
     def _suspicion(self, read: Read, names: Sequence[bytes], at: int, surge: bool) -> Suspicion:

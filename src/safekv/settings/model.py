@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import TypeAlias, get_type_hints
 
-from safekv.cache.config import CacheConfig
+from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.detect.config import DetectConfig
 from safekv.engines.hf.config import HFConfig
 from safekv.gateway.config import GatewayConfig
@@ -16,7 +16,13 @@ from safekv.safeguard.config import SafeguardConfig
 from safekv.warden.config import WardenConfig
 
 Section: TypeAlias = (
-    CacheConfig | DetectConfig | WardenConfig | SafeguardConfig | HFConfig | GatewayConfig
+    CacheConfig
+    | TiersConfig
+    | DetectConfig
+    | WardenConfig
+    | SafeguardConfig
+    | HFConfig
+    | GatewayConfig
 )
 
 
@@ -25,6 +31,7 @@ class Settings:
     """One configuration per package. The defaults are the safe ones."""
 
     cache: CacheConfig = field(default_factory=CacheConfig)
+    tiers: TiersConfig = field(default_factory=TiersConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
     warden: WardenConfig = field(default_factory=WardenConfig)
     safeguard: SafeguardConfig = field(default_factory=SafeguardConfig)

@@ -6,6 +6,7 @@ from safekv.warden.ledger import ContributionLedger
 from safekv.warden.promotion import Evidence, PromotionQueue, PromptJob
 from safekv.warden.quarantine import Quarantine
 from safekv.warden.threshold import SecretThreshold
+from safekv.warden.tiers import TierWarden
 from safekv.warden.warden import Usage, Warden
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PromptJob",
     "Quarantine",
     "SecretThreshold",
+    "TierWarden",
     "Usage",
     "Warden",
     "WardenConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from safekv.cache import Lease, PrefixTree
@@ -10,6 +11,8 @@ from safekv.safeguard import Monitor, SafeguardConfig, Suspicion
 from safekv.types import TOKEN_BYTES, TenantId
 from safekv.warden.declared import DeclaredPrefixes
 from safekv.warden.quarantine import Quarantine
+
+log = logging.getLogger(__name__)
 
 
 class Guard:
@@ -49,6 +52,12 @@ class Guard:
             if not one.surge:
                 self.quarantine.add(one.name)
                 demoted = demote_below(tree, one.tokens)
+                log.warning(
+                    "probing suspected: %d reads below one block by %s; %d blocks demoted",
+                    one.reads,
+                    ", ".join(one.tenants),
+                    demoted,
+                )
             said.append(Suspected(one.tenants, one.reads, demoted, one.surge))
         return said
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from safekv.cache import CacheConfig, Lease, PrefixTree, TreeStats
+from safekv.cache import CacheConfig, Lease, PrefixTree, Tiers, TiersConfig, TreeStats
+from safekv.cache.tiers import Step
 from safekv.events import (
     Admitted,
     Demoted,
@@ -29,6 +30,7 @@ from safekv.warden.guard import Guard, demote_below
 from safekv.warden.keys import Keys
 from safekv.warden.policy import PromotionPolicy, promote
 from safekv.warden.promotion import PromptJob, evidence_from
+from safekv.warden.tiers import TierWarden
 
 UNSAFE_EVERYONE: Final = TenantId("unsafe-everyone")
 """The one namespace of `unsafe-global`."""
@@ -55,9 +57,9 @@ class Warden:
 
     Mutable state: the tree, the evidence and the safeguard, behind one lock that is held for
     microseconds, by a tick for some milliseconds. The engine's thread calls `admit`, `store`,
-    `computed`, `release`, `evict` and `take_freed`; the detector's thread `settle` and `tick`;
-    the gateway's `open` and `ceiling_blocks`; an operator's `declare` and `set_mode`. Names are
-    hashed in the detector's thread, outside the lock. Events leave outside the lock.
+    `computed`, `release`, `evict`, `forget` and `take_freed`; the detector's thread `settle` and
+    `tick`; the gateway's `open` and `ceiling_blocks`; an operator's `declare` and `set_mode`.
+    Names are hashed in the detector's thread, outside the lock. Events leave outside the lock.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Warden:
         events: EventSink | None = None,
         safeguard: SafeguardConfig | None = None,
         keys: Keys | None = None,
+        tiers: TiersConfig | None = None,
     ) -> None:
         self.config = config
         self.block_tokens = cache.block_tokens
@@ -82,6 +85,8 @@ class Warden:
         self._global = config.mode is Mode.UNSAFE_GLOBAL
         self._returned: list[BlockId] = []
         self._lock = threading.Lock()
+        self._tiers = Tiers(self._tree, tiers) if tiers is not None and tiers.host_blocks else None
+        self.tiers = TierWarden(self._tiers, self._lock) if self._tiers is not None else None
         self._events = events or NullSink()
         self._on_prompt: Callable[[PromptJob], None] | None = None
 
@@ -93,8 +98,10 @@ class Warden:
         """Give each of `tenants` its virtual cache, so that the first request of one does not
         make the share of another smaller. Raises `CacheError` when there are too many."""
         with self._lock:
-            for tenant in tenants:
-                self._tree.open(self.namespace(tenant))
+            for holder in map(self.namespace, tenants):
+                self._tree.open(holder)
+                if self._tiers is not None:
+                    self._tiers.open(holder)
 
     def namespace(self, tenant: TenantId) -> TenantId:
         """Whose cache `tenant` uses: its own, but in `unsafe-global` everybody's."""
@@ -204,23 +211,51 @@ class Warden:
         """
         with self._lock:
             holder = None if tenant is None else self.namespace(tenant)
-            freed = self._tree.evict(n_blocks, holder)
-        if freed:
-            self._emit(Evicted(len(freed)))
-        return freed
+            freed, steps = self._tree.evict(n_blocks, holder), self._take_steps()
+        return self._free(freed, steps)
+
+    def forget(self, tenant: TenantId) -> list[BlockId]:
+        """Remove everything `tenant` alone holds, in all tiers; the blocks on the device.
+
+        What is shared stays. Raises `CacheError` while the tenant has running requests or copies
+        under way; nothing was removed then. In `unsafe-global` nothing is anybody's own.
+        """
+        with self._lock:
+            if self._tiers is not None:
+                self._tiers.require_idle(tenant)
+            freed = self._tree.forget(tenant)
+            if self._tiers is not None:
+                self._tiers.forget(tenant)
+            steps = self._take_steps()
+        return self._free(freed, steps)
 
     def clear(self) -> list[BlockId]:
         """Forget everything that no running request needs, for all tenants; the blocks."""
         with self._lock:
-            return self._tree.clear()
+            freed = self._tree.clear() if self._tiers is None else self._tiers.clear()
+            steps = self._take_steps()
+        return self._moved(freed, steps)
 
     def take_freed(self) -> list[BlockId]:
         """The blocks that nobody holds since the last call; the caller owns them again."""
         with self._lock:
             freed = self._returned + self._tree.take_freed()
             self._returned = []
+            steps = self._take_steps()
+        return self._free(freed, steps)
+
+    def _take_steps(self) -> Sequence[Step]:
+        return self._tiers.take_steps() if self._tiers is not None else ()
+
+    def _free(self, freed: list[BlockId], steps: Sequence[Step]) -> list[BlockId]:
         if freed:
             self._emit(Evicted(len(freed)))
+        return self._moved(freed, steps)
+
+    def _moved(self, freed: list[BlockId], steps: Sequence[Step]) -> list[BlockId]:
+        """`freed`, once what they hold was moved."""
+        if self.tiers is not None:
+            self.tiers.perform(steps)
         return freed
 
     # -- off the request path --------------------------------------------------------------
@@ -300,6 +335,8 @@ class Warden:
         """Raise `IsolationBroken` unless the tree's invariants hold. O(tree)."""
         with self._lock:
             self._tree.check()
+            if self._tiers is not None:
+                self._tiers.check()
 
     def _emit(self, event: Event) -> None:
         self._events.emit(event)

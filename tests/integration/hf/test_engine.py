@@ -18,34 +18,7 @@ from safekv.errors import ConfigError, EngineError, IsolationBroken, ModelError
 from safekv.events import Admitted, DetectionFailed, Evicted
 from safekv.types import Mode, TenantId, pack_tokens
 from support.engines import Heard, ask, idle, running, settled, until
-
-BLOCK = 32
-PARAGRAPH = (
-    "The lighthouse keeper climbed the narrow stairs every evening, lit the lamp, and wrote the "
-    "weather of the day into a large book with a blue cover. "
-)
-
-
-def prompt(engine: HFEngine, n_tokens: int) -> list[int]:
-    ids = engine.encode(PARAGRAPH * (1 + n_tokens // 20))
-    assert len(ids) >= n_tokens
-    return ids[:n_tokens]
-
-
-def expected(engine: HFEngine, tokens: list[int], max_tokens: int) -> str:
-    """What `model.generate` says, greedily, without any prefix cache."""
-    import torch
-
-    model, tokenizer = engine.loop.model, engine._model.tokenizer
-    with torch.no_grad():
-        ids = model.generate(
-            torch.tensor([tokens]),
-            attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-        )
-    text: str = tokenizer.decode(ids[0, len(tokens) :], skip_special_tokens=True)
-    return text
+from support.prompts import BLOCK, PARAGRAPH, expected, prompt
 
 
 @pytest.mark.model

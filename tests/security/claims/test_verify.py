@@ -57,7 +57,7 @@ def visible_to_all(self: Node, tenant: TenantId) -> bool:
     return True
 
 
-def differences(mode: str, programs: int = 60) -> int:
+def differences(mode: str, programs: int = 25) -> int:
     return two_world.compare(two_world.SETTINGS[mode], programs, 1, lambda: None).differences
 
 

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-import pytest
-from click.testing import CliRunner
-
 from safekv.bench.cloak import BARS, Bar, CloakPlan, _judged, operations, run
-from safekv.cli.main import cli
 
 PLAN = CloakPlan(sizes_bytes=(8192, 262144), budget_bytes=1 << 18, rounds=(3, 5))
 
@@ -45,18 +39,3 @@ def test_a_bar_is_judged_by_its_worst_size_and_only_where_it_holds() -> None:
         "met": False,
     }
     assert all(bar.from_bytes == 256 * 1024 for bar in BARS)
-
-
-@pytest.mark.parametrize("flags", [["--json"], []])
-def test_the_command(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safekv.bench.cloak.CloakPlan", lambda **_: PLAN)
-    result = CliRunner().invoke(cli, ["bench", "cloak", "--quick", *flags])
-    assert result.exit_code == 0, result.output
-    if flags:
-        record = json.loads(result.stdout)
-        assert {"what", "backend", "dtype", "block_size", "head_dim", "size_bytes", "gb_per_s"} <= (
-            record["rows"][0].keys()
-        )
-        assert record["environment"]["cores"] >= 1
-    else:
-        assert "stream_obfuscate >= 90% from 256 KiB" in result.stdout

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safekv.cloak import Stream, bits_of
+from safekv.cloak import Stream
 from safekv.errors import CloakError
 from safekv.types import BlockId
 
@@ -29,6 +29,7 @@ def deobfuscated(stream: Stream, stored: bytes, block: BlockId = BLOCK) -> bytes
     return bytes(out)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3).map(BlockId), st.binary(max_size=100)), max_size=20))
 def test_whatever_is_written_comes_back(writes: list[tuple[BlockId, bytes]]) -> None:
     """A model of blocks: the last write of each is what is read, however often it was written."""
@@ -37,24 +38,6 @@ def test_whatever_is_written_comes_back(writes: list[tuple[BlockId, bytes]]) -> 
         stored[block], truth[block] = obfuscated(stream, plain, block), plain
     for block, plain in truth.items():
         assert deobfuscated(stream, stored[block], block) == plain
-
-
-DTYPES = ["float32", "float16", "bfloat16", "int8", "uint8", "int32", "float8_e4m3fn", "bool"]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_tensors_of_any_dtype_come_back_bit_for_bit(dtype: str) -> None:
-    torch = pytest.importorskip("torch")
-    raw = torch.frombuffer(bytearray(os.urandom(2 * 16 * 8 * 4)), dtype=torch.uint8)
-    if dtype == "bool":
-        raw = raw & 1
-    tensor = raw.view(getattr(torch, dtype)).reshape(2, 16, -1)
-    before, stream = bits_of(tensor).tobytes(), Stream()
-    stream.obfuscate_into(BLOCK, tensor, tensor)
-    assert bits_of(tensor).tobytes() != before
-    stream.deobfuscate_into(BLOCK, tensor, tensor)
-    # NaNs too, whatever their payload.
-    assert bits_of(tensor).tobytes() == before
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "float64"])
@@ -153,14 +136,11 @@ def test_a_fork_cannot_repeat_versions() -> None:
 
 
 def test_gaps_are_refused_untouched() -> None:
-    torch = pytest.importorskip("torch")
     stream = Stream()
-    views: list[Any] = [np.zeros((4, 4))[:, 1], torch.zeros(4, 4).T, memoryview(b"12345678")[::2]]
+    views: list[Any] = [np.zeros((4, 4))[:, 1], memoryview(b"12345678")[::2]]
     for view in views:
         with pytest.raises(CloakError, match="gaps"):
             stream.obfuscate_into(BLOCK, view, view)
-    with pytest.raises(CloakError, match="meta"):
-        stream.obfuscate_into(BLOCK, torch.zeros(4, device="meta"), bytearray(16))
 
 
 def test_empty_blocks_are_blocks() -> None:

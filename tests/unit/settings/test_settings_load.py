@@ -17,7 +17,7 @@ from safekv.gateway.config import GatewayConfig
 from safekv.settings.explain import as_data, as_toml
 from safekv.settings.load import CONVERTERS, load
 from safekv.settings.model import Settings, known_keys
-from safekv.types import Mode
+from safekv.types import Mode, Profile
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,14 @@ def test_paths_in_a_file_are_relative_to_it(directory: Path) -> None:
     assert home == Path.home() / "k.json"
 
 
+def test_policy_and_safeguard_are_settings() -> None:
+    write("[warden]\nprofile = 'anonymous'\nthreshold_low = 4\n[safeguard]\narmed_reads = 5\n")
+    settings, _ = load(None, {"SAFEKV_SAFEGUARD__READS_PER_NODE": "7"}, {})
+    assert settings.warden.profile is Profile.ANONYMOUS
+    assert settings.warden.threshold_low == 4
+    assert (settings.safeguard.armed_reads, settings.safeguard.reads_per_node) == (5, 7)
+
+
 def test_a_flag_mode_may_be_the_enum_itself() -> None:
     flags = {"warden.mode": Mode.UNSAFE_GLOBAL}
     assert load(None, {}, flags)[0].warden.mode is Mode.UNSAFE_GLOBAL
@@ -117,6 +125,7 @@ def test_unknown_names_are_errors_with_a_suggestion() -> None:
         ("warden", "epoch_s = false"),
         ("warden", 'mode = "global"'),
         ("warden", "mode = 3"),
+        ("warden", 'profile = "crowd"'),
         ("engine", "device = 3"),
         ("server", "keys_file = 3"),
         ("server", 'keys_file = ""'),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import threading
 import tracemalloc
@@ -160,8 +161,6 @@ def test_a_rotation_that_fails_keeps_all_master_keys(files: tuple[Path, Path]) -
 @pytest.mark.parametrize("field", ["version", "holder", "wrapped"])
 def test_wrapped_keys_cannot_change_places(files: tuple[Path, Path], field: str) -> None:
     """Bob's wrapped key under alice's name, or another version's, unwraps to nothing."""
-    import json
-
     sealed = [sealed_by(at(files), one) for one in (ALICE, BOB)]
     data = json.loads(files[0].read_text())
     one, two = data["keys"]

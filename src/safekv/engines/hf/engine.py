@@ -7,11 +7,12 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
-from safekv.cache import CacheConfig
+from safekv.cache import CacheConfig, TiersConfig
 from safekv.detect.base import Detector
 from safekv.detect.cascade import Cascade
 from safekv.detect.config import DetectConfig
@@ -23,6 +24,9 @@ from safekv.engines.hf.loop import LatestOutput, SelectiveLoop
 from safekv.engines.hf.paged import Admission, SelectiveCache
 from safekv.engines.hf.sampling import sampling_kwargs
 from safekv.engines.hf.text import AnswerText, PromptText
+from safekv.engines.hf.tiers.files import Sealer
+from safekv.engines.hf.tiers.fingerprint import fingerprint
+from safekv.engines.hf.tiers.mover import TierSetup, setup
 from safekv.errors import ConfigError, EngineError, RequestError
 from safekv.events import EventSink
 from safekv.safeguard import SafeguardConfig
@@ -42,6 +46,7 @@ class HFEngine:
     a missing detector is a `ConfigError` rather than a silent loss. Other modes ignore it.
     `declared` is asked at every epoch tick what operators declared, and says `None` while
     nothing changed.
+    Likewise `tiers` with a disk need a `sealer`: no block reaches the disk in the clear.
     """
 
     def __init__(
@@ -57,16 +62,24 @@ class HFEngine:
         events: EventSink | None = None,
         safeguard: SafeguardConfig | None = None,
         declared: Callable[[], Sequence[DeclaredText] | None] = lambda: None,
+        tiers: TiersConfig | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
         if warden.mode is Mode.SELECTIVE and detector is None:
             raise ConfigError("mode selective has no detector", "install the extra: safekv[detect]")
+        self._tiers, self._sealer = tiers or TiersConfig(), sealer
+        if self._tiers.disk_blocks and sealer is None:
+            raise ConfigError(
+                f"tiers.disk_blocks is {self._tiers.disk_blocks}, but nothing seals the files",
+                "set up a vault, or use tiers.disk_blocks = 0",
+            )
         self._model_id = model_id
         self._source = source
         self._engine, self._cache, self._detect = engine, cache, detect
         self._detector = detector
         self._events = events
         self._declared = declared
-        self.warden = Warden(warden, cache, events, safeguard)
+        self.warden = Warden(warden, cache, events, safeguard, tiers=self._tiers)
         self._loaded: LoadedModel | None = None
         self._loop: SelectiveLoop | None = None
         self._worker: DetectionWorker[PromptJob] | None = None
@@ -89,7 +102,9 @@ class HFEngine:
 
     def _load(self) -> None:
         self._loaded = load(self._source, self._engine)
-        loop = SelectiveLoop(self._loaded.model, self._cache, self._engine, self.warden)
+        loop = SelectiveLoop(
+            self._loaded.model, self._cache, self._engine, self.warden, self._tier_setup
+        )
         # Builds the cache in this thread, so that a model it cannot serve is refused here.
         try:
             loop.warmup()
@@ -100,6 +115,11 @@ class HFEngine:
             ) from error
         loop.start()
         self._loop = loop
+
+    def _tier_setup(self, wake: Callable[[], None]) -> TierSetup:
+        model = self._model
+        name = partial(fingerprint, model.model, model.tokenizer)
+        return setup(self._tiers, self._sealer, name, wake)
 
     def _start_detection(self) -> None:
         if self.warden.config.mode not in (Mode.SELECTIVE, Mode.DECLARED):
@@ -147,10 +167,13 @@ class HFEngine:
         loop = self._loop
         if loop is None or not loop.is_running():
             return
+        cache = self._selective_cache()
         if drain_s > 0:
             await asyncio.to_thread(loop.stop, True, drain_s, True)
         if loop.is_running():
             await asyncio.to_thread(loop.stop, True, 30.0, False, True)
+        if cache is not None:
+            await asyncio.to_thread(cache.stop_copies)
 
     # -- facts -----------------------------------------------------------------------------
 
@@ -201,11 +224,39 @@ class HFEngine:
         """Prompts that wait to be judged; for the operator's metrics."""
         return self._worker.backlog() if self._worker is not None else 0
 
+    def tiers_backlog(self) -> int:
+        """Blocks that wait to be written to disk; for the operator and for benchmarks."""
+        cache = self._selective_cache()
+        return cache.copies_waiting() if cache is not None else 0
+
     def check(self) -> None:
         """Raise `IsolationBroken` unless every block is accounted for. Call when idle."""
-        processor = self._running_loop().batch_processor
-        if processor is not None and isinstance(processor.cache, SelectiveCache):
-            processor.cache.check()
+        cache = self._selective_cache()
+        if cache is not None:
+            cache.check()
+
+    async def lapse(self, tenant: TenantId) -> None:
+        """Let all that `tenant` does not need now lapse from the device, for benchmarks."""
+        await asyncio.to_thread(self._paused, lambda cache: cache.lapse(tenant))
+
+    async def forget(self, tenant: TenantId) -> None:
+        """Delete what `tenant` alone has in the cache, in all tiers: device, host memory and disk.
+
+        What is shared stays. Raises `CacheError` while it has running requests; nothing was
+        deleted then. `OSError` means that a file could not be deleted; its key is.
+        """
+        await asyncio.to_thread(self._paused, lambda cache: cache.forget(tenant))
+
+    def _paused(self, act: Callable[[SelectiveCache], None]) -> None:
+        """Do `act` between two steps of the loop, with the cache to itself."""
+        cache = self._selective_cache()
+        if cache is not None:
+            with self._running_loop().pause():
+                act(cache)
+
+    def _selective_cache(self) -> SelectiveCache | None:
+        cache = getattr(self._running_loop().batch_processor, "cache", None)
+        return cache if isinstance(cache, SelectiveCache) else None
 
     # -- requests --------------------------------------------------------------------------
 

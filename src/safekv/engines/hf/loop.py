@@ -24,6 +24,7 @@ from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.paged import Admissions, SelectiveCache
 from safekv.engines.hf.sampling import processors
 from safekv.engines.hf.scheduler import PatientScheduler
+from safekv.engines.hf.tiers.mover import TierSetup
 from safekv.errors import EngineError
 from safekv.warden import Warden
 
@@ -127,7 +128,12 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
     """A `ContinuousBatchingManager` that builds its processor around `SelectiveCache`."""
 
     def __init__(
-        self, model: PreTrainedModel, cache: CacheConfig, engine: HFConfig, warden: Warden
+        self,
+        model: PreTrainedModel,
+        cache: CacheConfig,
+        engine: HFConfig,
+        warden: Warden,
+        tiers: Callable[[Callable[[], None]], TierSetup] | None = None,
     ) -> None:
         super().__init__(model, generation_config(model), batching_config(cache, engine))
         self.logit_processor = processors()
@@ -135,6 +141,7 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
         self.router = StreamRouter()
         self.output_router = self.router
         self._warden = warden
+        self._tiers = tiers(self._wake_up_loop.set) if tiers is not None else None
 
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
         if isinstance(self.batch_processor, ContinuousBatchProcessor):
@@ -170,4 +177,5 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
             callable(slices_logits) and slices_logits(),
             warden=self._warden,
             admissions=self.admissions,
+            tiers=self._tiers,
         )

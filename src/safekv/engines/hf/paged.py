@@ -16,9 +16,10 @@ from transformers.generation.continuous_batching.cache_allocators.cache_allocato
 from transformers.generation.continuous_batching.requests import RequestState
 
 from safekv.cache import Lease
+from safekv.engines.hf.tiers.mover import Mover, TierSetup
 from safekv.errors import CacheError, IsolationBroken, ModelError
 from safekv.types import BlockId, TenantId, pack_tokens
-from safekv.warden import PromptJob, Warden
+from safekv.warden import PromptJob, TierWarden, Warden
 
 
 @dataclass(slots=True)
@@ -78,7 +79,14 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
     than full attention.
     """
 
-    def __init__(self, *args: Any, warden: Warden, admissions: Admissions, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        warden: Warden,
+        admissions: Admissions,
+        tiers: TierSetup | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         kinds = sorted(self.cache_allocators)
         if kinds != [FULL_ATTENTION]:
@@ -96,6 +104,10 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         self._admissions = admissions
         self._held: dict[str, _Held] = {}
         self._jobs: list[PromptJob] = []
+        self._mover: Mover | None = None
+        if warden.tiers is not None and tiers is not None:
+            page = int(self._allocator.tokens_per_page)
+            self._mover = Mover(warden.tiers, self._allocator._copy_view, page, tiers)
 
     # -- reuse and storage -----------------------------------------------------------------
 
@@ -110,6 +122,8 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         if admission is None:
             return 0
         lease = self._warden.admit(admission.tenant, pack_tokens(prompt_ids))
+        if self._mover is not None and self._warden.tiers is not None:
+            self._onload(self._mover, self._warden.tiers, admission, lease)
         self._held[request_id] = _Held(lease, admission, lease.n_blocks)
         page = int(self._allocator.tokens_per_page)
         if not admission.started:
@@ -117,6 +131,49 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         if lease.n_blocks:
             self._allocator.block_table[request_id] = lease.blocks
         return lease.n_blocks * page
+
+    def _onload(self, mover: Mover, tiers: TierWarden, admission: Admission, lease: Lease) -> None:
+        """Step 4: bring up what host memory has of the prompt, as far as the quota allows."""
+        below = tiers.below(lease)
+        if below is None:
+            return
+        room, evictable = self.room_blocks(admission)
+        n = min(len(below.blocks), room + evictable)
+        if n > room:
+            self._give_back(self._warden.evict(n - room, admission.tenant))
+        targets = self._take(n)
+        if not targets:
+            tiers.leave(below)
+            return
+        mover.onload(below.blocks[: len(targets)], targets)
+        try:
+            self._give_back(tiers.onload(lease, below, targets))
+        except CacheError:
+            # The tenant's share became smaller meanwhile: a miss.
+            self._give_back(targets)
+        self._give_back(self._warden.take_freed())
+
+    def _take(self, n_blocks: int) -> list[BlockId]:
+        """`n_blocks` blocks of the pool, or fewer when memory is overcommitted and full."""
+        self._give_back(self._warden.take_freed())
+        lacking = n_blocks - self._unused_blocks()
+        if lacking > 0:
+            self._give_back(self._warden.evict(lacking))
+        n_blocks = max(0, min(n_blocks, self._unused_blocks()))
+        index = self._allocator.index
+        while self.pool.count_free_blocks(index) < n_blocks:
+            self.pool.allocate_sector(index)
+        return [BlockId(block) for block in self.pool.get_free_blocks(index, n_blocks)]
+
+    def waits_for_disk(self, state: RequestState) -> bool:
+        """Whether a waiting request's blocks are being read from disk. Asking orders them."""
+        admission = self._admissions.get(state.request_id)
+        if self._mover is None or admission is None:
+            return False
+        tenant = self._warden.namespace(admission.tenant)
+        return self._mover.waits(
+            state.request_id, tenant, lambda: pack_tokens(state.remaining_prefill_tokens)
+        )
 
     def mark_complete_blocks(self, state: RequestState, complete_blocks: dict[str, int]) -> None:
         """Step 6: store the blocks that the last forward pass filled; remember whole prompts."""
@@ -166,6 +223,8 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         stored = held.stored_blocks if held is not None else 0
         self.pool.free_blocks(self._allocator.index, table[stored:])
         self._drop(request_id)
+        if self._mover is not None:
+            self._mover.done(request_id)
 
     def _drop(self, request_id: str) -> None:
         held = self._held.pop(request_id, None)
@@ -261,6 +320,30 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
             self.free_blocks(request_id)
         if clear_ledgers:
             self._give_back(self._warden.clear())
+            if self._mover is not None:
+                self._mover.wipe()
+
+    def forget(self, tenant: TenantId) -> None:
+        """Delete all that `tenant` alone has, in all tiers. Between two steps of the loop only.
+
+        Raises `CacheError` while it has running requests; nothing was deleted then.
+        """
+        self._give_back(self._warden.forget(tenant))
+        if self._mover is not None:
+            self._mover.forget(tenant)
+
+    def lapse(self, tenant: TenantId) -> None:
+        """Let all of `tenant` lapse that no running request needs. Between two steps only."""
+        self._give_back(self._warden.evict(int(self._allocator.num_blocks), tenant))
+
+    def copies_waiting(self) -> int:
+        """Blocks that wait to be written to disk."""
+        return self._mover.backlog() if self._mover is not None else 0
+
+    def stop_copies(self) -> None:
+        """Write to disk what waits for it; afterwards nothing more is written."""
+        if self._mover is not None:
+            self._mover.stop()
 
     def check(self) -> None:
         """Raise `IsolationBroken` unless every block is in exactly one place. O(blocks)."""

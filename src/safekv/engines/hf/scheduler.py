@@ -87,11 +87,14 @@ class PatientScheduler(FIFOScheduler):  # type: ignore[misc]
         return in_the_way
 
     def _get_waiting_candidates(self) -> list[RequestState]:
-        """The waiting requests whose tenants have memory to start them."""
+        """The waiting requests whose tenants have memory to start them, and whose blocks are not
+        on their way from disk."""
         busy = {self._tenant(request_id) for request_id in self.active_requests}
         spare: dict[TenantId, bool] = {}
         chosen = []
         for state in super()._get_waiting_candidates():
+            if self.cache.waits_for_disk(state):
+                continue
             admission = self.cache.admission(state.request_id)
             if admission is not None and admission.tenant in busy:
                 if admission.tenant not in spare:

@@ -1,0 +1,1 @@
+"""Audits an endpoint over HTTP alone: does it tell one tenant what another one sent?"""

@@ -1,0 +1,1 @@
+"""The bare mathematics: right only in the hands of `safekv.cloak.transform`."""
