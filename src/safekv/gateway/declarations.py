@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
 import logging
-import os
 import secrets
-import stat
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +15,7 @@ from typing import Final
 
 from safekv.engines.base import DeclaredText
 from safekv.errors import ConfigError
-from safekv.gateway.tenants import default_keys_file
+from safekv.privatefile import PrivateFile, Stamp, home
 
 log = logging.getLogger(__name__)
 
@@ -50,32 +44,28 @@ class DeclarationStore:
 
     def __init__(self, path: Path, key_path: Path) -> None:
         self.path, self.key_path = path, key_path
+        self._file = PrivateFile(path, "set SAFEKV_HOME")
+        self._key_file = PrivateFile(key_path, "set SAFEKV_HOME")
         # The mutable state: the stamp of the file when `changed` last read it.
-        self._stamp: tuple[int, ...] | None = None
+        self._stamp: Stamp | None = None
         self._looked = False
 
     @classmethod
     def default(cls, env: Mapping[str, str]) -> DeclarationStore:
         """`declared.json` and `deployment.key`, beside the default tenant keys."""
-        home = default_keys_file(env).parent
-        return cls(home / "declared.json", home / "deployment.key")
+        return cls(home(env) / "declared.json", home(env) / "deployment.key")
 
     def list(self) -> tuple[Declaration, ...]:
         """All declarations, the oldest first. Raises `ConfigError` when they cannot be trusted."""
-        try:
-            raw = self.path.read_bytes()
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise _cannot("read", self.path, error) from error
-        return self._parse(raw)
+        _, raw = self._file.read()
+        return () if raw is None else self._parse(raw)
 
     def changed(self) -> Sequence[DeclaredText] | None:
         """What is declared now if the file changed since the last call, or `None`.
 
         Nothing is declared while the file cannot be trusted. One `stat` in general.
         """
-        stamp = _stamp(self.path)
+        stamp = self._file.stamp()
         if self._looked and stamp == self._stamp:
             return None
         self._looked, self._stamp = True, stamp
@@ -92,7 +82,7 @@ class DeclarationStore:
         """
         if not text.strip():
             raise ConfigError("the text to declare is empty", "name a file, or use --text")
-        with self._locked():
+        with self._file.locked():
             key, known = self._key(create=True), self.list()
             label = b"system:" if system else b"text:"
             digest = hmac.new(key, label + text.encode(), hashlib.sha256).hexdigest()
@@ -105,7 +95,7 @@ class DeclarationStore:
 
     def revoke(self, declaration_id: str) -> Declaration:
         """Remove a declaration and return it. Raises `ConfigError` when there is none."""
-        with self._locked():
+        with self._file.locked():
             known = self.list()
             gone = [one for one in known if one.id == declaration_id]
             if not gone:
@@ -136,75 +126,26 @@ class DeclarationStore:
         return hmac.new(self._key(create=False), signed, hashlib.sha256).hexdigest()
 
     def _key(self, *, create: bool) -> bytes:
+        _, raw = self._key_file.read()
+        if raw is None and create:
+            raw = secrets.token_hex(KEY_BYTES).encode() + b"\n"
+            self._key_file.write(raw)
+        if raw is None:
+            raise ConfigError(f"deployment key {self.key_path} is not there", "restore it")
         try:
-            if create and not self.key_path.exists():
-                _replace(self.key_path, secrets.token_hex(KEY_BYTES).encode() + b"\n")
-            status = self.key_path.stat()
-            if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-                raise ConfigError(
-                    f"deployment key {self.key_path} has mode {stat.S_IMODE(status.st_mode):04o}"
-                    " or another owner",
-                    f"chmod 600 {self.key_path}, as its owner",
-                )
-            key = bytes.fromhex(self.key_path.read_text().strip())
-        except OSError as error:
-            raise _cannot("read", self.key_path, error) from error
+            key = bytes.fromhex(raw.decode().strip())
         except ValueError:
             key = b""
         if len(key) != KEY_BYTES:
-            raise ConfigError(f"deployment key {self.key_path} is damaged", "restore it")
+            raise self._key_file.damaged("restore it")
         return key
 
     def _write(self, key: bytes, declared: Sequence[Declaration]) -> None:
         entries = [asdict(one) for one in declared]
         signature = hmac.new(key, _canonical(entries), hashlib.sha256).hexdigest()
         data = {"version": FORMAT_VERSION, "declared": entries, "hmac": signature}
-        _replace(self.path, json.dumps(data, indent=1).encode() + b"\n")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _cannot("write", self.path, error) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
+        self._file.write(json.dumps(data, indent=1).encode() + b"\n")
 
 
 def _canonical(entries: object) -> bytes:
     return json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Replace `path` in one step, readable by its owner alone."""
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise _cannot("write", path, error) from error
-
-
-def _cannot(verb: str, path: Path, error: OSError) -> ConfigError:
-    reason = os.strerror(error.errno or 0).lower()
-    return ConfigError(f"cannot {verb} {path}: {reason}", "check the path and its owner")
