@@ -188,7 +188,8 @@ CLAIMS: Final = (
         "Where the detector was wrong under `paper`, colluding accounts get a number of answers"
         " per window that grows with the number of accounts and is bounded.",
         "Never 0: about 1/low_diversity answers per account with a tick after each, and"
-        " reads_per_node each in one epoch. Slower probing than armed_reads per window goes"
+        " reads_per_node each in one epoch. Several accounts that are low_diversity of all tenants"
+        " or more get reads_per_node each. Slower probing than armed_reads per window goes"
         " unnoticed.",
         f"{MONITOR}, tests/unit/audit/test_audit.py",
         _collusion,

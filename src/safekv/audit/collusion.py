@@ -34,6 +34,10 @@ class Collusion:
     demoted: bool
 
 
+OTHERS = 9
+"""Tenants for each account of the attacker, so that its accounts are few among all."""
+
+
 class _Alarms:
     def __init__(self) -> None:
         self.demoted = False
@@ -58,10 +62,11 @@ def collude(profile: Profile, accounts: int, *, ticks: bool) -> Collusion:
     safeguard, alarms = SafeguardConfig(window_epochs=10**9), _Alarms()
     config = WardenConfig(mode=Mode.SELECTIVE, profile=profile)
     sybils = [TenantId(f"sybil-{n}") for n in range(accounts)]
+    others = [TenantId(f"other-{n}") for n in range(OTHERS * accounts)]
     letters = accounts * (safeguard.reads_per_node + 2)
     world = World(
         config,
-        [VICTIM, *sybils],
+        [VICTIM, *sybils, *others],
         quota_blocks=letters + 10,
         pool_blocks=letters + 10,
         safeguard=safeguard,
@@ -85,7 +90,8 @@ def bound_of(safeguard: SafeguardConfig, accounts: int, *, ticks: bool) -> int:
     """The most answers of one window: linear in the accounts, and never 0.
 
     With a tick after each answer c accounts are stopped as soon as there are `armed_reads`
-    answers and c / answers falls below `low_diversity`; between ticks only the budgets count.
+    answers and c / answers falls below `low_diversity`, if they are fewer than that share of all
+    tenants; between ticks, and for more accounts, only the budgets count.
     """
     budget = accounts * safeguard.reads_per_node
     if not ticks:

@@ -200,6 +200,9 @@ class Ledger:
     def __iter__(self) -> Iterator[Account]:
         return iter(self._accounts.values())
 
+    def __len__(self) -> int:
+        return len(self._accounts)
+
     def __contains__(self, tenant: TenantId) -> bool:
         return tenant in self._accounts
 

@@ -361,6 +361,11 @@ class PrefixTree:
         return leased_blocks(self._ledger.get(tenant))
 
     @property
+    def tenants(self) -> int:
+        """How many tenants have a virtual cache. O(1)."""
+        return len(self._ledger)
+
+    @property
     def stored_blocks(self) -> int:
         """How many blocks the tree holds. O(1)."""
         return self._at.blocks

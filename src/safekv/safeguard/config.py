@@ -14,9 +14,10 @@ class SafeguardConfig:
     A read is a request that found shared blocks which its tenant had neither computed nor
     read before. A tenant gets at most `reads_per_node` of them below one first block, and
     `reads_per_tenant` in all; what it asks for beyond that, it computes. Where at least
-    `armed_reads` reads went beyond a block and fewer than `low_diversity` tenants per read,
-    what lies below the block is demoted. `surge_factor` times the reads of the window
-    before, at rising diversity, raises an alarm and nothing more.
+    `armed_reads` reads went beyond a block, by fewer than `low_diversity` tenants per read, and
+    these are one tenant or fewer than that share of all, what lies below the block is demoted.
+    `surge_factor` times the reads of the window before, at rising diversity, raises an alarm
+    and nothing more.
 
     Raises `ConfigError` for values that cannot work.
     """

@@ -23,9 +23,16 @@ class Diversity:
         """The reuse-diversity ratio: distinct tenants / reads. 1 for a block nobody read."""
         return len(self.by_tenant) / self.reads if self.reads else 1.0
 
-    def low(self, armed_reads: int, low_diversity: float) -> bool:
-        """Whether few tenants read much. In the first window of a block too (defect D9)."""
-        return self.reads >= armed_reads and self.ratio < low_diversity
+    def low(self, armed_reads: int, low_diversity: float, n_tenants: int) -> bool:
+        """Whether few tenants read much. In the first window of a block too (defect D9).
+
+        Few are one, or fewer than `low_diversity` of the `n_tenants` served: where there are
+        ten tenants, reads by all ten are no suspicion, however many they are.
+        """
+        few = len(self.by_tenant)
+        if self.reads < armed_reads or self.ratio >= low_diversity:
+            return False
+        return few == 1 or few < low_diversity * n_tenants
 
     def surges(self, before: Diversity | None, armed_reads: int, factor: float) -> bool:
         """Whether many more reads by more tenants each came than in the window before.

@@ -67,7 +67,7 @@ class Monitor:
         self._now: dict[bytes, Diversity] = {}
         self._before: dict[bytes, Diversity] = {}
         self._alarmed: set[tuple[bool, bytes]] = set()
-        self._epochs = 0
+        self._epochs = self._tenants = 0
 
     def names(self, tokens: bytes, n_blocks: int) -> tuple[bytes, ...]:
         """The keyed names of the first `n_blocks` blocks of `tokens`. O(tokens)."""
@@ -84,8 +84,13 @@ class Monitor:
             read = tokens[: hit_blocks * self._width]
             self._reads.append(Read(tenant, read, own_blocks, hit_blocks))
 
-    def end_epoch(self) -> list[Suspicion]:
-        """What the reads of this window look like now; each finding once. O(reads * blocks)."""
+    def end_epoch(self, n_tenants: int) -> list[Suspicion]:
+        """What the reads of this window look like now; each finding once. O(reads * blocks).
+
+        `n_tenants` are served in all. Those who were active would be a better measure, but
+        then a request of one tenant could change what another may read.
+        """
+        self._tenants = n_tenants
         fresh = list[tuple[Read, tuple[bytes, ...]]]()
         while self._reads:
             read = self._reads.popleft()
@@ -131,7 +136,7 @@ class Monitor:
         return max(at for at in low if self._now[names[at]].reads >= least)
 
     def _is_low(self, seen: Diversity) -> bool:
-        return seen.low(self._config.armed_reads, self._config.low_diversity)
+        return seen.low(self._config.armed_reads, self._config.low_diversity, self._tenants)
 
     def _surging(self, names: Sequence[bytes]) -> int | None:
         """The last block that many more tenants read beyond than in the window before."""

@@ -279,7 +279,9 @@ class Warden:
     def tick(self) -> int:
         """Step 8, second half: end the epoch. Demote what looks probed or was revoked, promote
         what was cleared or declared. Returns the promoted blocks."""
-        suspicions = self._guard.monitor.end_epoch()
+        with self._lock:
+            n_tenants = self._tree.tenants
+        suspicions = self._guard.monitor.end_epoch(n_tenants)
         policy = self._policy
         with self._lock:
             self._tree.end_epoch()

@@ -88,12 +88,28 @@ def test_many_tenants_that_read_a_little_each_are_no_suspicion() -> None:
     assert not [said for said in heard.suspicions if not said.surge]
 
 
+def test_all_of_a_few_tenants_are_no_suspicion_however_much_they_read() -> None:
+    seen = Diversity()
+    for n in range(1000):
+        seen.add(HONEST[n % 10])
+    assert not seen.low(armed_reads=10, low_diversity=0.2, n_tenants=10)
+    assert not seen.low(armed_reads=10, low_diversity=0.2, n_tenants=50)
+    assert seen.low(armed_reads=10, low_diversity=0.2, n_tenants=51)
+
+
+def test_one_tenant_alone_is_suspicious_however_few_there_are() -> None:
+    seen = Diversity()
+    for _ in range(10):
+        seen.add(PROBER)
+    assert seen.low(armed_reads=10, low_diversity=0.2, n_tenants=2)
+
+
 def test_d9_a_block_nobody_read_before_is_watched_from_its_first_window() -> None:
     """D9: the published monitor fires only if the window before had hits."""
     now = Diversity()
     for _ in range(10):
         now.add(PROBER)
-    assert now.low(armed_reads=10, low_diversity=0.2)
+    assert now.low(armed_reads=10, low_diversity=0.2, n_tenants=100)
     assert now.surges(None, armed_reads=10, factor=10)
     assert not now.surges(now, armed_reads=10, factor=10)
 
@@ -138,12 +154,12 @@ def test_alarms_name_tenants_and_counts_and_no_text() -> None:
     monitor = Monitor(SafeguardConfig(), block_tokens=1, key=Keys().names)
     for n in range(12):
         monitor.note(PROBER, pack_tokens([11, 12, 4000 + n]), own_blocks=0, hit_blocks=3)
-    found = [one for one in monitor.end_epoch() if not one.surge]
+    found = [one for one in monitor.end_epoch(100) if not one.surge]
     assert [(one.keep_blocks, one.tenants, one.reads) for one in found] == [(2, (PROBER,), 12)]
     assert isinstance(found[0], Suspicion)
     assert "tokens" not in repr(found)
     assert "name" not in repr(found)
-    assert monitor.end_epoch() == [], "each finding once in a window"
+    assert monitor.end_epoch(100) == [], "each finding once in a window"
 
 
 def test_slow_probing_below_the_arming_threshold_is_not_noticed() -> None:
