@@ -14,7 +14,7 @@ from safekv.detect.base import Document, Finding
 from safekv.engines.base import Chunk, GenerationRequest
 from safekv.engines.hf.engine import HFEngine
 from safekv.engines.hf.paged import ClosedLedger, SelectiveCache
-from safekv.errors import ConfigError, EngineError, IsolationBroken, ModelError
+from safekv.errors import ConfigError, EngineError, IsolationBroken, ModelError, RequestError
 from safekv.events import Admitted, DetectionFailed, Evicted
 from safekv.types import Mode, TenantId, pack_tokens
 from support.engines import Heard, ask, idle, running, settled, until
@@ -144,7 +144,9 @@ async def test_cancelled_requests_give_their_blocks_back(tiny_dir: Path, after: 
 async def test_answers_survive_memory_pressure(tiny_dir: Path, mode: Mode) -> None:
     """Many tenants on few blocks: eviction and set-backs happen, and no answer changes."""
     heard, rng = Heard(), random.Random(5)
-    async with running(tiny_dir, mode, capacity_blocks=24, events=heard) as engine:
+    # Eight blocks for each tenant, beside a quarter for the pool where there is one.
+    blocks = 32 if mode in (Mode.SELECTIVE, Mode.DECLARED) else 24
+    async with running(tiny_dir, mode, capacity_blocks=blocks, events=heard) as engine:
         common = prompt(engine, 2 * BLOCK)
         prompts = [
             common + [rng.randrange(100, 40_000) for _ in range(rng.randrange(10, 160))]
@@ -159,6 +161,16 @@ async def test_answers_survive_memory_pressure(tiny_dir: Path, mode: Mode) -> No
         engine.check()
     assert heard.of(Evicted), "the test must press hard enough to evict"
     assert len(heard.of(Admitted)) == len(prompts), "every request is counted exactly once"
+
+
+async def test_what_can_never_fit_is_refused_at_once(tiny_dir: Path) -> None:
+    async with running(tiny_dir, Mode.ISOLATED, capacity_blocks=24) as engine:
+        engine.open([TenantId(name) for name in "abc"])
+        tokens = prompt(engine, 7 * BLOCK)
+        with pytest.raises(RequestError, match="257 tokens, the tenant's cache holds 256"):
+            await ask(engine, "a", tokens, max_tokens=BLOCK + 1)
+        assert len((await ask(engine, "a", tokens, max_tokens=BLOCK)).text) > 0
+        await idle(engine)
 
 
 async def test_sampling_follows_temperature_and_top_p(tiny_dir: Path) -> None:

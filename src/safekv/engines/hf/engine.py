@@ -297,6 +297,8 @@ class HFEngine:
         loop = self._running_loop()
         request_id = secrets.token_hex(16)
         ceiling = self.warden.ceiling_blocks(request.tenant) if admitted else 0
+        if admitted:
+            self._require_fit(request, ceiling * self._cache.block_tokens)
         admission = Admission(request.tenant, len(request.token_ids), ceiling)
         outputs = LatestOutput()
         if admitted:
@@ -323,6 +325,20 @@ class HFEngine:
             loop.admissions.by_id.pop(request_id, None)
             if not finished:
                 loop.cancel_request(request_id)
+
+    @staticmethod
+    def _require_fit(request: GenerationRequest, limit_tokens: int) -> None:
+        """Refuse what the tenant's cache can never hold: it would wait for ever.
+
+        The gateway asked for the limit before, but a tenant that came since may have lowered it.
+        """
+        asked = len(request.token_ids) + request.max_tokens
+        if asked > limit_tokens:
+            raise RequestError(
+                f"prompt and answer have {asked} tokens, the tenant's cache holds {limit_tokens}",
+                "send a shorter prompt or ask for a shorter answer",
+                code="context_length_exceeded",
+            )
 
     def _enqueue(self, loop: SelectiveLoop, request_id: str, request: GenerationRequest) -> None:
         if loop.background_thread_status.can_accept_new_requests() is not None:
