@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test is timed: a busy machine must not make one fail.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Tests load models from disk only; a hub that answers, or hangs, must not change them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
