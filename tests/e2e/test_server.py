@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -14,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from safekv.gateway.declarations import DeclarationStore
 from support.servers import RunningServer, command, refused, serving
 
 SENTENCE = "A small red boat lay on the beach, and nobody knew to whom it belonged. "
@@ -240,6 +242,27 @@ def test_a_server_that_cannot_start_says_why(tiny_dir: Path, tmp_path: Path) -> 
 
     status, said = refused(command(tmp_path / "nowhere" / "model", keys))
     assert (status, "does not exist" in said) == (2, True)
+
+
+@pytest.mark.parametrize("cause", ["no master key", "declarations of somebody else"])
+def test_keys_are_refused_before_a_model_is_looked_at(
+    cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is not there, and that is not what is said: no time is spent on it."""
+    monkeypatch.setenv("SAFEKV_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SAFEKV_VAULT_MASTER_KEY", raising=False)
+    if cause == "no master key":
+        monkeypatch.setenv("SAFEKV_TIERS__HOST_BLOCKS", "64")
+        monkeypatch.setenv("SAFEKV_TIERS__DISK_BLOCKS", "64")
+        monkeypatch.setenv("SAFEKV_TIERS__DISK_PATH", str(tmp_path / "blocks"))
+    else:
+        store = DeclarationStore.default(os.environ)
+        store.add("one")
+        store.key_path.write_text("0" * 64 + "\n")
+    status, said = refused(command(tmp_path / "no-model", tmp_path / "keys.json"))
+    assert (status, "does not exist" in said) == (2, False)
+    assert ("master key" if cause == "no master key" else "declared.json") in said
+    assert "Traceback" not in said
 
 
 def test_a_damaged_model_is_refused_and_left_alone(tiny_dir: Path, tmp_path: Path) -> None:

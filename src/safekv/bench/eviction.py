@@ -6,8 +6,6 @@ evicts within one tenant's quota. One token stands for one block of the trace.
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +14,9 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Final
 
+from safekv.bench.traces import read_trace
 from safekv.cache import CacheConfig, PrefixTree
-from safekv.errors import CacheError, ConfigError
+from safekv.errors import CacheError
 from safekv.types import BlockId, TenantId, pack_tokens
 
 ORDERS: Final = {"lru": 0.0, "reused-floor": 0.25}
@@ -38,26 +37,9 @@ class EvictionPlan:
     seed: int = 5
 
 
-def read_mooncake(path: Path) -> list[list[int]]:
-    """The block ids of each request of a Mooncake trace (`hash_ids`, 512-token blocks).
-
-    Full blocks only, numbered from 0. Reads `.jsonl` and `.jsonl.gz`. Raises `ConfigError`
-    for a file that is no such trace.
-    """
-    numbers: dict[int, int] = {}
-    requests = []
-    try:
-        data = path.read_bytes()
-        for line in (gzip.decompress(data) if path.suffix == ".gz" else data).splitlines():
-            row = json.loads(line)
-            ids = row["hash_ids"][: row["input_length"] // 512]
-            requests.append([numbers.setdefault(one, len(numbers)) for one in ids])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"cannot read {path} as a Mooncake trace ({type(error).__name__})",
-            "pass JSON lines with hash_ids and input_length",
-        ) from error
-    return [ids for ids in requests if ids]
+def read(path: Path) -> list[list[int]]:
+    """The block numbers of each request of a trace (`safekv.bench.traces`), full blocks only."""
+    return [list(request.numbers()) for request in read_trace(path).requests]
 
 
 def run(trace: Trace, plan: EvictionPlan, report: Report) -> dict[str, object]:

@@ -105,7 +105,7 @@ def _row(
     began = time.perf_counter()
     try:
         policy = POLICIES[name](workload, memory, plan.epoch_s)
-        counts = _replay(policy, workload, plan.epoch_s, report)
+        counts = score(policy, workload, plan.epoch_s, report)
     except SafeKVError as error:
         return {"error": error.message}
     return {**counts, "seconds": round(time.perf_counter() - began, 3)}
@@ -146,20 +146,21 @@ class Score:
         }
 
 
-def _replay(
+def score(
     policy: Policy, workload: Workload, epoch_s: float, report: Callable[[int], None]
 ) -> dict[str, Any]:
-    score = Score(policy, workload.trace.block_tokens)
+    """Replay `workload` under `policy`, an epoch each `epoch_s` seconds of the trace. O(blocks)."""
+    found = Score(policy, workload.trace.block_tokens)
     tick_s = workload.placed[0].time_s + epoch_s
     for n, placed in enumerate(workload.placed):
         while placed.time_s >= tick_s:
-            score.tick()
+            found.tick()
             tick_s += epoch_s
-        score.serve(placed)
+        found.serve(placed)
         if not n % REPORT_EVERY:
             report(n)
-    score.tick()
-    return score.row()
+    found.tick()
+    return found.row()
 
 
 def _compare(rows: dict[str, dict[str, Any]]) -> None:

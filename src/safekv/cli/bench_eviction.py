@@ -17,7 +17,7 @@ from safekv.cli.measuring import publish, steps
     "--trace",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A Mooncake trace, .jsonl or .jsonl.gz.",
+    help="A trace, in any format that `safekv bench replay` reads.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--out", type=click.Path(path_type=Path), help="Append the record to this file.")
@@ -29,7 +29,7 @@ def eviction(trace: Path, as_json: bool, out: Path | None) -> None:
     from safekv.bench import eviction as measured
     from safekv.bench.record import environment
 
-    requests = measured.read_mooncake(trace)
+    requests = measured.read(trace)
     with steps("safekv bench eviction") as report:
         result = measured.run(requests, measured.EvictionPlan(), report)
     record = {"benchmark": "eviction", "trace": trace.name, **result}

@@ -89,12 +89,16 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
 
     configure(log_level)
     server = settings.server
-    # Cheap refusals first: a taken port or a loose key file must not wait for a model to load.
+    # Cheap refusals first: a taken port or a key file that cannot be trusted must not wait for a
+    # model to load.
     tenants = TenantStore(server.keys_file or default_keys_file(os.environ))
     tenants.check()
+    declarations = DeclarationStore.default(os.environ)
+    declarations.list()
+    sealer = _sealer(settings)
     sock = reserve_socket(server.host, server.port)
     metrics = PrometheusSink()
-    engine = _engine(model, settings, metrics)
+    engine = _engine(model, settings, metrics, declarations, sealer)
     engine.open(tenants.served())
     _register_gauges(metrics, engine)
     warnings = _warnings(settings, tenants)
@@ -109,15 +113,19 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     run_server(app, engine, sock, drain_s=server.drain_s, on_ready=ready)
 
 
-def _engine(model: str, settings: Settings, metrics: PrometheusSink) -> HFEngine:
+def _engine(
+    model: str,
+    settings: Settings,
+    metrics: PrometheusSink,
+    declarations: DeclarationStore,
+    sealer: Vault | None,
+) -> HFEngine:
     from safekv.cli.progress import model_progress
     from safekv.engines.hf.store import model_id, resolve_model
 
     with model_progress(model) as report:
         source = resolve_model(model, progress=report)
     detector = _detector(settings, metrics)
-    declarations = DeclarationStore.default(os.environ)
-    declarations.list()  # a file that cannot be trusted is refused here
     from safekv.engines.hf.engine import HFEngine
 
     return HFEngine(
@@ -132,7 +140,7 @@ def _engine(model: str, settings: Settings, metrics: PrometheusSink) -> HFEngine
         safeguard=settings.safeguard,
         declared=declarations.changed,
         tiers=settings.tiers,
-        sealer=_sealer(settings),
+        sealer=sealer,
     )
 
 

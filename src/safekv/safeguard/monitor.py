@@ -53,8 +53,8 @@ class Monitor:
     Counted are reads that went *beyond* a block, so honest readers of a template do not hide
     a prober of what lies below it; and only what is new to the reader, since who read a run
     holds it from then on. The engine's thread calls `allows` and `note`, which hash nothing but
-    one answer; the detector's thread `end_epoch`. `key` hides
-    the names of blocks. Counters are bounded by what is shared.
+    one answer; the epoch's thread `end_epoch`. `key` hides the names of blocks. Counters are
+    bounded by what is shared.
     """
 
     def __init__(self, config: SafeguardConfig, block_tokens: int, key: bytes) -> None:

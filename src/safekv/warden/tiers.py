@@ -14,7 +14,7 @@ from safekv.types import BlockId, TenantId
 class TierWarden:
     """What an adapter may ask of the tiers. Called from the engine's thread only.
 
-    Claims lapse on the detector's thread too; what is to be moved then waits. `perform` hears
+    Claims lapse on the epoch's thread too; what is to be moved then waits. `perform` hears
     of all moves in their order, in the engine's thread, before a block they free is used again.
     """
 

@@ -57,8 +57,8 @@ class Warden:
 
     Mutable state: the tree, the evidence and the safeguard, behind one lock that is held for
     microseconds, by a tick for some milliseconds. The engine's thread calls `admit`, `store`,
-    `computed`, `release`, `evict`, `forget` and `take_freed`; the detector's thread `settle` and
-    `tick`; the gateway's `open` and `ceiling_blocks`; an operator's `declare` and `set_mode`.
+    `computed`, `release`, `evict`, `forget` and `take_freed`; the detector's `settle`; the epoch's
+    `declare` and `tick`; the gateway's `open` and `ceiling_blocks`; an operator's `set_mode`.
     Names are hashed in the detector's thread, outside the lock. Events leave outside the lock.
     """
 

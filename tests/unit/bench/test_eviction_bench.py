@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 
@@ -12,11 +11,10 @@ from safekv.bench.eviction import (
     EvictionPlan,
     flooded,
     popular_blocks,
-    read_mooncake,
+    read,
     replay,
     run,
 )
-from safekv.errors import ConfigError
 
 SYSTEM = [1, 2]
 CHATS = [[*SYSTEM, 10], [*SYSTEM, 11], [*SYSTEM, 12]]
@@ -72,18 +70,12 @@ def test_every_order_replays_the_same_requests() -> None:
     assert whole[0] == whole[1] == pytest.approx((27 - 5) / 27)
 
 
-@pytest.mark.parametrize("name", ["trace.jsonl", "trace.jsonl.gz"])
-def test_only_full_blocks_are_read(tmp_path: Path, name: str) -> None:
-    rows = [{"hash_ids": [7, 8, 9], "input_length": 1100}, {"hash_ids": [7], "input_length": 20}]
-    data = "\n".join(json.dumps(row) for row in rows).encode()
-    path = tmp_path / name
-    path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-    assert read_mooncake(path) == [[0, 1]]
-
-
-@pytest.mark.parametrize("content", [b"{", b'{"hash_ids": [1]}', b"[1]", b"\xff\xfe"])
-def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "odd.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"odd\.jsonl"):
-        read_mooncake(path)
+def test_full_blocks_of_a_trace_are_read(tmp_path: Path) -> None:
+    one = {"timestamp": 0, "output_length": 1}
+    rows = [
+        {**one, "hash_ids": [7, 8, 9], "input_length": 1100},
+        {**one, "hash_ids": [7], "input_length": 20},
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    assert read(path) == [[0, 1]]

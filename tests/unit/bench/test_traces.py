@@ -162,6 +162,9 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path: Path) -> None:
         ("", "has no requests"),
         ('{"a": 1}\n', "has no known format: its first line has the fields a"),
         ("nonsense\n", "line 1: not a JSON object"),
+        ("{", "line 1: not a JSON object"),
+        ("[1]", "line 1: not a JSON object"),
+        ('{"hash_ids": [1]}', "line 1: input_length is not a number"),
         (json.dumps(mooncake(input_length=3)) + "\n", "no request with a full block"),
     ):
         path.write_text(text)
@@ -177,6 +180,10 @@ def test_a_truncated_gzip_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match="the gzip file ends too early"):
         read_trace(path)
+    plain = tmp_path / "odd.jsonl"
+    plain.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"odd\.jsonl, line 1: not a JSON object"):
+        read_trace(plain)
     path.write_bytes(b"no gzip at all")
     with pytest.raises(ConfigError, match="not a readable gzip file"):
         read_trace(path)
