@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from safekv.engines.hf.config import CloakProfile
 from safekv.gateway.declarations import DeclarationStore
 from safekv.gateway.server import reserve_socket
 from safekv.gateway.server import serve as run_server
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 UNSAFE_WARNING = (
     "mode unsafe-global: every tenant can find out by timing what other tenants sent; "
     "for demonstrations and attacks only"
+)
+
+MATRIX_WARNING = (
+    "cloak matrix: whoever reads KV pages and knows the start of a prompt, such as a chat "
+    "template, computes the rest; it is no encryption"
 )
 
 
@@ -48,6 +54,11 @@ UNSAFE_WARNING = (
 @click.option("--config", "path", type=click.Path(path_type=Path), help="Settings file.")
 @click.option("--capacity-blocks", type=int, help="KV budget in blocks.  [default: 1024]")
 @click.option("--epoch", type=float, help="Seconds between promotions.  [default: 1.0]")
+@click.option(
+    "--cloak",
+    type=click.Choice([profile.value for profile in CloakProfile]),
+    help="Obfuscate blocks in memory; not encryption, see `safekv cloak --help`.  [default: off]",
+)
 @click.option("--log-level", default="warning", show_default=True, help="What stderr shows.")
 def serve(
     model: str,
@@ -59,6 +70,7 @@ def serve(
     path: Path | None,
     capacity_blocks: int | None,
     epoch: float | None,
+    cloak: str | None,
     log_level: str,
 ) -> None:
     """Serve MODEL (a known name, a directory or a hub id) with an OpenAI-compatible API.
@@ -77,6 +89,7 @@ def serve(
         "server.keys_file": keys,
         "cache.capacity_blocks": capacity_blocks,
         "warden.epoch_s": epoch,
+        "cloak.profile": cloak,
     }
     settings, _ = load(path, os.environ, flags)
     _serve(model, settings, log_level)
@@ -141,6 +154,7 @@ def _engine(
         declared=declarations.changed,
         tiers=settings.tiers,
         sealer=sealer,
+        cloak=settings.cloak,
     )
 
 
@@ -224,6 +238,8 @@ def _warnings(settings: Settings, tenants: TenantStore) -> list[str]:
     warnings = []
     if settings.warden.mode is Mode.UNSAFE_GLOBAL:
         warnings.append(UNSAFE_WARNING)
+    if settings.cloak.profile is CloakProfile.MATRIX:
+        warnings.append(MATRIX_WARNING)
     if not any(not record.revoked for record in tenants.list()):
         click.echo("safekv: no tenant has a key yet: safekv tenant add NAME", err=True)
     return warnings

@@ -10,7 +10,7 @@ from typing import TypeAlias, get_type_hints
 
 from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.detect.config import DetectConfig
-from safekv.engines.hf.config import HFConfig
+from safekv.engines.hf.config import CloakSettings, HFConfig
 from safekv.gateway.config import GatewayConfig
 from safekv.safeguard.config import SafeguardConfig
 from safekv.warden.config import WardenConfig
@@ -22,6 +22,7 @@ Section: TypeAlias = (
     | WardenConfig
     | SafeguardConfig
     | HFConfig
+    | CloakSettings
     | GatewayConfig
 )
 
@@ -36,6 +37,7 @@ class Settings:
     warden: WardenConfig = field(default_factory=WardenConfig)
     safeguard: SafeguardConfig = field(default_factory=SafeguardConfig)
     engine: HFConfig = field(default_factory=HFConfig)
+    cloak: CloakSettings = field(default_factory=CloakSettings)
     server: GatewayConfig = field(default_factory=GatewayConfig)
 
 

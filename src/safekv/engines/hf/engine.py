@@ -18,7 +18,8 @@ from safekv.detect.cascade import Cascade
 from safekv.detect.config import DetectConfig
 from safekv.detect.worker import DetectionWorker
 from safekv.engines.base import Chunk, DeclaredText, GenerationRequest
-from safekv.engines.hf.config import HFConfig
+from safekv.engines.hf.cloaked.prepare import prepare
+from safekv.engines.hf.config import CloakProfile, CloakSettings, HFConfig
 from safekv.engines.hf.load import LoadedModel, load
 from safekv.engines.hf.loop import LatestOutput, SelectiveLoop
 from safekv.engines.hf.paged import Admission, SelectiveCache
@@ -47,6 +48,7 @@ class HFEngine:
     `declared` is asked at every epoch tick what operators declared, and says `None` while
     nothing changed.
     Likewise `tiers` with a disk need a `sealer`: no block reaches the disk in the clear.
+    `cloak` obfuscates blocks in memory; one that the model or device cannot have is refused.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class HFEngine:
         declared: Callable[[], Sequence[DeclaredText] | None] = lambda: None,
         tiers: TiersConfig | None = None,
         sealer: Sealer | None = None,
+        cloak: CloakSettings | None = None,
     ) -> None:
         if warden.mode is Mode.SELECTIVE and detector is None:
             raise ConfigError("mode selective has no detector", "install the extra: safekv[detect]")
@@ -76,6 +79,7 @@ class HFEngine:
         self._model_id = model_id
         self._source = source
         self._engine, self._cache, self._detect = engine, cache, detect
+        self._cloak = cloak or CloakSettings()
         self._detector = detector
         self._events = events
         self._declared = declared
@@ -102,8 +106,11 @@ class HFEngine:
 
     def _load(self) -> None:
         self._loaded = load(self._source, self._engine)
+        model, cloaking = self._loaded.model, None
+        if self._cloak.profile is not CloakProfile.OFF:
+            cloaking = prepare(self._cloak, self._source, model, self._loaded.tokenizer)
         loop = SelectiveLoop(
-            self._loaded.model, self._cache, self._engine, self.warden, self._tier_setup
+            model, self._cache, self._engine, self.warden, self._tier_setup, cloaking
         )
         # Builds the cache in this thread, so that a model it cannot serve is refused here.
         try:
@@ -207,6 +214,7 @@ class HFEngine:
     def health(self) -> Mapping[str, object]:
         """Facts that are the same for every tenant."""
         facts: dict[str, object] = {"mode": self.warden.config.mode.value, "engine": "hf"}
+        facts["cloak"] = self._cloak.profile.value
         if self._worker is not None:
             facts["detector"] = self._worker.state()
         return facts

@@ -20,6 +20,7 @@ from transformers.generation.continuous_batching.initialization import (
 from transformers.generation.continuous_batching.requests import GenerationOutput, logger
 
 from safekv.cache import CacheConfig
+from safekv.engines.hf.cloaked.prepare import Cloaking
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.paged import Admissions, SelectiveCache
 from safekv.engines.hf.sampling import processors
@@ -134,6 +135,7 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
         engine: HFConfig,
         warden: Warden,
         tiers: Callable[[Callable[[], None]], TierSetup] | None = None,
+        cloaking: Cloaking | None = None,
     ) -> None:
         super().__init__(model, generation_config(model), batching_config(cache, engine))
         self.logit_processor = processors()
@@ -141,6 +143,7 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
         self.router = StreamRouter()
         self.output_router = self.router
         self._warden = warden
+        self._cloaking = cloaking
         self._tiers = tiers(self._wake_up_loop.set) if tiers is not None else None
 
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
@@ -178,4 +181,5 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
             warden=self._warden,
             admissions=self.admissions,
             tiers=self._tiers,
+            cloaking=self._cloaking,
         )
