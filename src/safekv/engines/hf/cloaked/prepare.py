@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -40,19 +39,17 @@ def prepare(settings: CloakSettings, source: Path | str, model: Any, tokenizer: 
 def _matrix(settings: CloakSettings, source: Path | str, model: Any, tokenizer: Any) -> Cloaking:
     from safekv.cloak.calibrate import limits_of
     from safekv.cloak.config import CloakConfig
-    from safekv.cloak.fusion import MARKER, attention_of, fuse_model
+    from safekv.cloak.fusion import MARKER, attention_of, fuse_model, read_marker
     from safekv.cloak.keys import CloakKey, CloakKeyFile, default_cloak_file
     from safekv.cloak.transform import Cloak
     from safekv.cloak.verify import manual_text
     from safekv.engines.hf.cloaked.matrix import MatrixPages
 
-    marker = Path(source) / MARKER
     shapes = attention_of(model)
     file, scale = settings.key_file, settings.scale
-    if marker.is_file():
-        told = json.loads(marker.read_text())
-        scale = float(told["scale"])
-        key = CloakKeyFile(file or default_cloak_file(os.environ)).key(int(told["key_version"]))
+    if (Path(source) / MARKER).is_file():
+        version, scale = read_marker(Path(source))
+        key = CloakKeyFile(file or default_cloak_file(os.environ)).key(version)
     else:
         key = CloakKeyFile(file).key() if file is not None else CloakKey.generate()
         fuse_model(model, key, scale, lambda done, total: None)
