@@ -182,7 +182,7 @@ def test_shapes_and_dtypes_that_the_kernels_do_not_take_are_refused() -> None:
         torch.float64,
         torch.device("cpu"),
     )
-    with pytest.raises(CloakError, match="secrets in float32"):
+    with pytest.raises(CloakError, match="blocks of float32 are not for these kernels"):
         triton_ops.obfuscate_blocks(
             torch.zeros(1, 2, 16, 16), wide, torch.zeros(1, 16).long(), torch.zeros(1).long(),
             fused=True,
