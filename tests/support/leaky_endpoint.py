@@ -2,7 +2,9 @@
 
 It computes nothing. A prompt that is in the cache of the sender's group is answered after
 `hit_s`, any other after `miss_s`, both with noise, by a clock of its own that nothing else moves:
-so results do not depend on the machine. Whole prompts are cached, not prefixes.
+so results do not depend on the machine. Whole prompts are cached, not prefixes. With `hits_first`
+misses are answered later than hits that came at the same moment; with `drifts` a hit is answered
+in other words than a miss, and every so many answers differ by themselves.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+QUEUE_S = 0.02
 NAMES = {"": "nobody", "key-a": "a", "key-b": "b", "key-c": "c"}
 
 
@@ -45,6 +48,9 @@ class Behaviour:
     miss_s: float = 0.005
     noise_s: float = 0.001
     every_second_s: float = 0.0
+    hits_first: bool = False
+    drifts: bool = False
+    unsteady_every: int = 0
     stream: bool = True
     usage: bool = True
     tell_cached: bool = True
@@ -113,6 +119,10 @@ class _Answering(BaseHTTPRequestHandler):
         )
         wait_s += behaviour.every_second_s * (behaviour.requests % 2)
         behaviour.clock.advance(wait_s)
+        if behaviour.hits_first and not hit:
+            time.sleep(QUEUE_S)
+        unsteady = behaviour.unsteady_every and self.rng.randrange(behaviour.unsteady_every) == 0
+        said = "y" if unsteady or (behaviour.drifts and hit) else "x"
         words = len(text.split())
         usage: dict[str, Any] = {"prompt_tokens": words + 3, "completion_tokens": 1}
         if behaviour.tell_cached:
@@ -120,12 +130,12 @@ class _Answering(BaseHTTPRequestHandler):
         told = usage if behaviour.usage else None
         headers = {"X-Cache": "HIT" if hit else "MISS"} if behaviour.cache_header else {}
         if body.get("stream"):
-            chunk = {"choices": [{"delta": {"content": "x"}, "finish_reason": None}]}
+            chunk = {"choices": [{"delta": {"content": said}, "finish_reason": None}]}
             last = {"choices": [], "usage": told}
             data = "".join(f"data: {json.dumps(event)}\n\n" for event in (chunk, last))
             self._raw((data + "data: [DONE]\n\n").encode(), "text/event-stream", headers)
         else:
-            answer = {"choices": [{"message": {"content": "x"}}], "usage": told}
+            answer = {"choices": [{"message": {"content": said}}], "usage": told}
             self._send(200, answer, headers)
 
     def _send(

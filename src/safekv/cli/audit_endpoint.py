@@ -47,6 +47,12 @@ KEY_HELP = "a file that holds it, or env:NAME."
 )
 @click.option("--may-share", default="", help="Contents meant to be shared: measured, not judged.")
 @click.option("--blocks", default=60, show_default=True, help="Pairs for each content and scope.")
+@click.option(
+    "--crowd",
+    default=8,
+    show_default=True,
+    help="Requests sent at once, to see their order; 0: none.",
+)
 @click.option("--batch", default=5, show_default=True, help="Rounds primed together.")
 @click.option("--prompt-tokens", default=256, show_default=True, help="Length of a prompt.")
 @click.option("--max-tokens", default=4, show_default=True, help="Length of an answer.")
@@ -112,6 +118,7 @@ def _plan(options: dict[str, Any]) -> Plan:
         contents=_contents(options["content"], "--content"),
         shared=frozenset(_contents(options["may_share"], "--may-share")),
         blocks=options["blocks"],
+        crowd=options["crowd"],
         batch=options["batch"],
         prompt_tokens=options["prompt_tokens"],
         max_tokens=options["max_tokens"],

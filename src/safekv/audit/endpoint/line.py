@@ -200,6 +200,8 @@ def _observation(outcome: str, attempt: _Attempt, failure: str) -> Observation:
         answer.pace_s,
         answer.usage,
         attempt.headers,
+        first,
+        answer.digest,
     )
 
 
