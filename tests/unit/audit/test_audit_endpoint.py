@@ -12,10 +12,11 @@ import pytest
 
 from safekv.audit.endpoint.content import Writer
 from safekv.audit.endpoint.judge import Rules, Verdict
-from safekv.audit.endpoint.line import Place
+from safekv.audit.endpoint.line import Line, Place
 from safekv.audit.endpoint.observation import Channel, Content, Scope
 from safekv.audit.endpoint.plan import Keys, Plan
 from safekv.audit.endpoint.session import Outcome, Session
+from safekv.audit.endpoint.wire import Api, Form
 from safekv.cli.main import run
 from safekv.errors import SafeKVError
 from support.leaky_endpoint import Behaviour, endpoint
@@ -81,8 +82,8 @@ def test_an_endpoint_that_slows_every_second_request_raises_no_alarm() -> None:
     assert found[Scope.OTHER, Channel.TTFT] is not Verdict.LEAK
 
 
-CROWDED = replace(PLAN, crowd=6)
-SLOW = Behaviour(hit_s=0.005, hits_first=True, tell_cached=False)
+CROWDED = replace(PLAN, blocks=28, crowd=6)
+SLOW = Behaviour(hit_s=0.005, queue=6, tell_cached=False)
 
 
 def test_a_shared_cache_leaks_by_the_order_of_service_alone() -> None:
@@ -114,10 +115,18 @@ def test_answers_that_change_by_themselves_do_not() -> None:
     assert found[Scope.OTHER, Channel.DRIFT] is not Verdict.LEAK
 
 
+def test_a_line_keeps_its_connection() -> None:
+    behaviour = Behaviour()
+    with endpoint(behaviour) as url, Line(Place(url, "mock"), Form(Api.CHAT), "key-a") as line:
+        for number in range(4):
+            assert line.ask(f"text {number}").outcome == "200"
+    assert behaviour.connections == 1
+
+
 def test_a_refused_request_takes_the_places_of_its_crowd() -> None:
     outcome = audited(Behaviour(limit_every=7), CROWDED)
     places = [f.samples for f in outcome.findings if f.channel is Channel.ORDER]
-    assert outcome.verdict is Verdict.NO_LEAK
+    assert outcome.verdict is not Verdict.LEAK
     assert all(count < PLAN.blocks // 2 for count in places)
 
 
