@@ -23,12 +23,12 @@ LANES: Final = 128
 """ChaCha blocks of 64 bytes that one program computes at once."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _obfuscate(
     rows, out, mix, feature, beacon, orders, beacon_at,
     rows_n, rows_h, rows_b, rows_d, out_n, out_h, out_b, out_d,
     FUSED: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """One head of one block: rows are loaded in the order P, mixed, and stored."""
     n, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
     b, d = tl.arange(0, B), tl.arange(0, D)
@@ -48,12 +48,12 @@ def _obfuscate(
     )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _deobfuscate(
     stored, out, unmix, unfeature, beacon, orders, beacon_at,
     stored_n, stored_h, stored_b, stored_d, out_n, out_h, out_b, out_d,
     FUSED: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """The inverse: unmixed, and each row stored where it belongs."""
     n, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
     b, d = tl.arange(0, B), tl.arange(0, D)
@@ -138,13 +138,13 @@ def _launch(
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _turn(x, N: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit
+def _turn(x, N: tl.constexpr):
     return (x << N) | (x >> (32 - N))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _quarter(a, b, c, d):  # type: ignore[no-untyped-def]
+@triton.jit
+def _quarter(a, b, c, d):
     """RFC 8439, section 2.1."""
     a += b
     d = _turn(d ^ a, 16)
@@ -157,22 +157,22 @@ def _quarter(a, b, c, d):  # type: ignore[no-untyped-def]
     return a, b, c, d
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _word(source, at):  # type: ignore[no-untyped-def]
+@triton.jit
+def _word(source, at):
     return tl.load(source + at).to(tl.uint32, bitcast=True)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _cross(data, at, inside, x, start):  # type: ignore[no-untyped-def]
+@triton.jit
+def _cross(data, at, inside, x, start):
     """XOR one word of each lane's keystream, in place."""
     seen = tl.load(data + at, mask=inside, other=0).to(tl.uint32, bitcast=True)
     tl.store(data + at, (seen ^ (x + start)).to(tl.int32, bitcast=True), mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _chacha(
     data, key, nonces, n_words, counter, ROUNDS: tl.constexpr, N: tl.constexpr
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """`N` ChaCha blocks of one KV block, RFC 8439 section 2.3, on the words that they cover."""
     block, lane = tl.program_id(0), tl.program_id(1) * N + tl.arange(0, N)
     zero = tl.zeros([N], tl.uint32)
@@ -253,10 +253,10 @@ def chacha_xor(
         _chacha_from[grid](data, key, nonces, words, start, ROUNDS=rounds, N=LANES)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _chacha_from(
     data, key, nonces, n_words, start, ROUNDS: tl.constexpr, N: tl.constexpr
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     _chacha(data, key, nonces, n_words, tl.load(start), ROUNDS, N)
 
 
