@@ -113,11 +113,15 @@ class Cloak:
 
     def places(self, layer: int, blocks: Sequence[bytes], device: torch.device) -> Places:
         """P and the beacon's row of `blocks`, named as for `obfuscate`. 20 µs a block."""
+        return self.places_at([(layer, block) for block in blocks], device)
+
+    def places_at(self, where: Sequence[tuple[int, bytes]], device: torch.device) -> Places:
+        """The same for blocks of several layers."""
         import torch
 
         drawn = [
             reference.draw_block_secrets(self._key, self.config, layer, require_block(block))
-            for block in blocks
+            for layer, block in where
         ]
         orders = np.stack([one.order for one in drawn])
         rows = np.array([[one.beacon_row] for one in drawn])

@@ -33,10 +33,7 @@ class WholeBlocks:
 
     def places(self, block: bytes) -> Places:
         """P and the beacon's row of one block in all layers, (layers, b) and (layers)."""
-        each = [self._cloak.places(layer, [block], self._device) for layer in self._layers]
-        return Places(
-            torch.cat([one.orders for one in each]), torch.cat([one.beacon_at for one in each])
-        )
+        return self._cloak.places_at([(layer, block) for layer in self._layers], self._device)
 
     def over_limit(self, part: Part, rows: torch.Tensor) -> bool:
         """Whether a value is above its layer's limit. It comes back exactly, but stands out."""
