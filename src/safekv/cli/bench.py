@@ -15,6 +15,7 @@ from safekv.cli.bench_collusion import collusion
 from safekv.cli.bench_eviction import eviction
 from safekv.cli.bench_frontier import frontier
 from safekv.cli.bench_replay import replay
+from safekv.cli.bench_serve import serve
 from safekv.cli.bench_tiers import tiers
 from safekv.cli.bench_tree import tree
 from safekv.cli.measuring import publish, steps
@@ -28,6 +29,7 @@ def bench() -> None:
 bench.add_command(tree)
 bench.add_command(eviction)
 bench.add_command(replay)
+bench.add_command(serve)
 bench.add_command(cloak)
 bench.add_command(collusion)
 bench.add_command(frontier)
