@@ -20,6 +20,7 @@ COLUMNS = {
     "gap_recovered": "of the gap",
     "duplicate_kv_ratio": "copies",
     "attacker_advantage": "exposed",
+    "attacker_advantage_if_missed": "if missed",
     "seconds": "seconds",
 }
 
@@ -41,6 +42,9 @@ COLUMNS = {
 @click.option(
     "--false-flags", default=0.0, show_default=True, help="Share of the others flagged as well."
 )
+@click.option(
+    "--by-detector", is_flag=True, help="Let the rules judge the texts of a trace that has them."
+)
 @click.option("--budget", default="inf", show_default=True, help="Memory, share of all blocks.")
 @click.option("--shared-share", default=0.25, show_default=True, help="The shared pool's part.")
 @click.option("--overcommit", default=1.0, show_default=True, help="Times its quota, per tenant.")
@@ -56,6 +60,7 @@ def replay(
     sensitive: float,
     recall: float,
     false_flags: float,
+    by_detector: bool,
     budget: str,
     shared_share: float,
     overcommit: float,
@@ -70,11 +75,13 @@ def replay(
     Reads Mooncake, Qwen-Bailian and labelled hash traces, kv-cache-tester, and JSON lines with
     `text`, plain or gzipped. `isolated` and `global` are stock engines (one LRU, with and
     without a salt per tenant); the gap is measured between them. `exposed` is the share of
-    secret prompts that a stranger could confirm by sending them.
+    secret prompts that a stranger could confirm by sending them; `if missed` bounds the same for
+    a secret that the detector does not see.
 
     Exit status: 0 replayed, 2 wrong option or trace, 130 interrupted (what was finished is
     printed, marked partial).
     """
+    from safekv.bench.judging import rule_judge
     from safekv.bench.record import environment
     from safekv.bench.replay import ReplayPlan, run
     from safekv.bench.traces import read_trace
@@ -96,8 +103,9 @@ def replay(
         overcommit=overcommit,
         epoch_s=epoch_s,
     )
+    judge = rule_judge() if by_detector else None
     with steps("safekv bench replay") as report:
-        result = run(read_trace(path), plan, report)
+        result = run(read_trace(path, judge=judge), plan, report)
     record = {"benchmark": "replay", **result, "environment": environment()}
     publish(record, lambda it: Console().print(_table(it)), as_json=as_json, out=out)
     if result["partial"]:

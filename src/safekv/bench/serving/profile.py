@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -72,7 +72,7 @@ class Sampler:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bench-sampler", daemon=True)
         self._seen: dict[int, float] = {}
-        self._used_s: Counter[str] = Counter()
+        self._used_s = defaultdict[str, float](float)
         self._own_s = 0.0
         self._looks = 0
         self._guard = threading.Lock()
