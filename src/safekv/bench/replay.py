@@ -81,6 +81,7 @@ def run(trace: Trace, plan: ReplayPlan, report: Report) -> dict[str, Any]:
         "secret_requests": sum(placed.secret for placed in workload.placed),
         "tenants": len(workload.names),
         "bound": plan.dealing.bound.value,
+        "dealing": {**asdict(plan.dealing), "bound": plan.dealing.bound.value},
         "distinct_blocks": workload.distinct_blocks,
         **asdict(memory),
         "epoch_s": plan.epoch_s,
