@@ -15,7 +15,9 @@ from safekv.cli.bench_collusion import collusion
 from safekv.cli.bench_compare import compare
 from safekv.cli.bench_eviction import eviction
 from safekv.cli.bench_frontier import frontier
+from safekv.cli.bench_gpu import gpu
 from safekv.cli.bench_replay import replay
+from safekv.cli.bench_report import report
 from safekv.cli.bench_serve import serve
 from safekv.cli.bench_tick import tick
 from safekv.cli.bench_tiers import tiers
@@ -38,6 +40,8 @@ bench.add_command(frontier)
 bench.add_command(tiers)
 bench.add_command(tick)
 bench.add_command(compare)
+bench.add_command(report)
+bench.add_command(gpu)
 
 
 @bench.command()

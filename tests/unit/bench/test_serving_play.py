@@ -11,7 +11,7 @@ import pytest
 from safekv.bench.serving import play as playing
 from safekv.bench.serving.engines import ENGINES, ModelChoice, Serving
 from safekv.bench.serving.load import Answer, Endpoint
-from safekv.bench.serving.plan import ServePlan, memory_blocks
+from safekv.bench.serving.plan import ServePlan, memory_plan
 from safekv.bench.serving.play import order, run
 from safekv.bench.serving.summary import own_cpu_share, throughput
 from safekv.bench.serving.workloads import WORKLOADS, Turn
@@ -177,10 +177,15 @@ def test_failures_are_counted_and_never_timed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_memory_holds_everything_that_is_sent() -> None:
     script = WORKLOADS["system"].make(WORKLOADS["system"].size, "s")
-    capacity, pool = memory_blocks([script], 32)
+    plan = memory_plan([script], 32)
     words = 2048 + 12 * 40
-    assert pool * 32 > words
-    assert (capacity - pool) // 5 * 32 > 2048 + 3 * 40  # each tenant's share, the seeder's too
+    assert plan.shared_blocks * 32 > words
+    share = (plan.capacity_blocks - plan.shared_blocks) // 5  # the seeder has one too
+    assert share * 32 > 2048 + 3 * 40
+    assert plan.overcommit == 1
+    less = memory_plan([script], 32, most_blocks=300)
+    assert less.capacity_blocks == 300
+    assert (300 - less.shared_blocks) // 5 * less.overcommit >= share
 
 
 def test_answers_that_came_too_late_do_not_count_as_served_in_time() -> None:

@@ -40,6 +40,7 @@ class Serving:
     tenants: Sequence[str]
     capacity_blocks: int
     shared_blocks: int
+    overcommit: float = 1.0
     detector: str = "on"
     epoch_s: float = 1.0
 

@@ -57,11 +57,16 @@ class Setup:
     tenants: list[str]
     capacity_blocks: int
     shared_blocks: int
+    overcommit: float = 1.0
     detector: str = "on"
     epoch_s: float = 1.0
 
     def cache(self) -> CacheConfig:
-        return CacheConfig(capacity_blocks=self.capacity_blocks, shared_blocks=self.shared_blocks)
+        return CacheConfig(
+            capacity_blocks=self.capacity_blocks,
+            shared_blocks=self.shared_blocks,
+            overcommit=self.overcommit,
+        )
 
 
 @dataclass(slots=True)

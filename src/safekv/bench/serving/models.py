@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from safekv.cache import CacheConfig
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.load import LoadedModel, load, pick_device, pick_dtype
 from safekv.errors import ConfigError
@@ -90,4 +91,15 @@ def about(loaded: LoadedModel) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
         "threads": torch.get_num_threads(),
         "context_tokens": loaded.context_tokens,
+        "memory_bytes": torch.cuda.mem_get_info(device)[1] if cuda else None,
+        "block_bytes": _block_bytes(loaded.model) if cuda else None,
     }
+
+
+def _block_bytes(model: Any) -> int:
+    """The KV of one block of the default size: keys and values of all layers."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    numbers = 2 * config.num_hidden_layers * heads * width * CacheConfig().block_tokens
+    return int(numbers * model.dtype.itemsize)

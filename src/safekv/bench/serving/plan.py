@@ -25,7 +25,9 @@ class ServePlan:
     `tenants`, `turns`, `common_words`, `answer_tokens` and `rate` replace a workload's own where
     they are not `None`. `times_s` are a trace's, whose gaps the arrivals then have. Unless `cold`,
     a tenant of its own sends what is common before each measurement, in all modes alike. `slo_s`
-    is the time to first token within which an answer counts as served in time.
+    is the time to first token within which an answer counts as served in time. Memory is as much
+    as everything sent needs, but `most_blocks` at most; then tenants may hold more than their
+    share (overcommit), and lose it to each other.
 
     Raises `ConfigError` for what cannot be measured.
     """
@@ -48,6 +50,7 @@ class ServePlan:
     settle_s: float = 2.5
     settle_limit_s: float = 30.0
     timeout_s: float = 600.0
+    most_blocks: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.workloads:
@@ -103,16 +106,34 @@ class ServePlan:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in facts.items()}
 
 
-def memory_blocks(scripts: Sequence[Script], block_tokens: int) -> tuple[int, int]:
-    """Blocks for all, and of these for the shared pool: as much as everything sent needs, when
-    each tenant has an equal share and keeps all it sent, so that nothing is ever evicted."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Blocks for all, of these for the shared pool, and how often a tenant may exceed its share."""
+
+    capacity_blocks: int
+    shared_blocks: int
+    overcommit: float = 1.0
+
+
+def memory_plan(
+    scripts: Sequence[Script], block_tokens: int, most_blocks: int | None = None
+) -> MemoryPlan:
+    """As much as everything sent needs, when each tenant has an equal share and keeps all it sent,
+    so that nothing is ever evicted; or `most_blocks`, if that is less."""
     turns = [turn for script in scripts for turn in (*script.warm, *script.turns)]
     names = sorted({turn.tenant for turn in turns})
     most = max(
         _blocks([turn for turn in turns if turn.tenant == name], block_tokens) for name in names
     )
     pool = _blocks(turns, block_tokens)
-    return most * len(names) + pool, pool
+    capacity = most * len(names) + pool
+    if most_blocks is None or capacity <= most_blocks:
+        return MemoryPlan(capacity_blocks=capacity, shared_blocks=pool)
+    pool = min(pool, most_blocks // 2)
+    share = max(1, (most_blocks - pool) // len(names))
+    return MemoryPlan(
+        capacity_blocks=most_blocks, shared_blocks=pool, overcommit=max(1.0, most / share + 1)
+    )
 
 
 def _blocks(turns: Sequence[Any], block_tokens: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from safekv.bench.serving.engines import EngineHost, Serving
 from safekv.bench.serving.load import Answer, Endpoint, send
-from safekv.bench.serving.plan import ServePlan, memory_blocks
+from safekv.bench.serving.plan import ServePlan, memory_plan
 from safekv.bench.serving.summary import summarise
 from safekv.bench.serving.workloads import Script, tenants_of
 from safekv.errors import ConfigError, SafeKVError
@@ -76,13 +76,14 @@ def play(host: EngineHost, plan: ServePlan, workload: str, seed: int, mode: str)
     """One run: a server with an empty cache, and every phase on it."""
     scripts = plan.scripts(workload, seed)
     names = sorted({name for script in scripts.values() for name in tenants_of(script)})
-    capacity, pool = memory_blocks(list(scripts.values()), host.block_tokens)
+    memory = memory_plan(list(scripts.values()), host.block_tokens, plan.most_blocks)
     endpoint = host.open(
         Serving(
             mode=mode,
             tenants=names,
-            capacity_blocks=capacity,
-            shared_blocks=pool,
+            capacity_blocks=memory.capacity_blocks,
+            shared_blocks=memory.shared_blocks,
+            overcommit=memory.overcommit,
             detector=plan.detector,
             epoch_s=plan.epoch_s,
         )
@@ -100,7 +101,8 @@ def play(host: EngineHost, plan: ServePlan, workload: str, seed: int, mode: str)
         "workload": workload,
         "seed": seed,
         "mode": mode,
-        "capacity_blocks": capacity,
+        "capacity_blocks": memory.capacity_blocks,
+        "overcommit": memory.overcommit,
         "phases": phases,
     }
 
