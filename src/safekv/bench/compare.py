@@ -71,7 +71,7 @@ def _latest(records: Sequence[Record]) -> dict[str, Record]:
     return found
 
 
-SETTING: Final = (
+SETTING: Final[tuple[str, ...]] = (
     *("benchmark", "model", "model_name", "engine", "plan", "trace", "tenants", "bound"),
     *("dealing", "capacity_blocks", "shared_share", "overcommit", "epoch_s", "requests"),
 )
@@ -79,7 +79,7 @@ SETTING: Final = (
 
 def _setting(record: Record) -> dict[str, Any]:
     """What must be equal for two records to be compared."""
-    setting = {key: record[key] for key in SETTING if key in record}
+    setting: dict[str, Any] = {key: record[key] for key in SETTING if key in record}
     if record["benchmark"] == "serve":
         setting.pop("model", None)  # where it ran, which may differ
     return setting

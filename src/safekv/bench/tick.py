@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -53,18 +54,22 @@ def run(plan: TickPlan, report: Report) -> dict[str, Any]:
     Interrupted by the keyboard it returns what was finished, marked `partial`.
     """
     rows: list[dict[str, Any]] = []
-    partial = False
+    cut_short = False
     total = sum(plan.nodes)
     try:
         for n in sorted(plan.nodes):
             done = sum(size for size in plan.nodes if size < n)
-            forest = Forest(plan, n, lambda grown, done=done: report(done + grown, total))
+            forest = Forest(plan, n, partial(_grown, report, done, total))
             rows += [forest.measure(cleared) for cleared in plan.cleared]
             del forest
     except KeyboardInterrupt:
-        partial = True
+        cut_short = True
     facts = {**asdict(plan), "profile": plan.profile.value}
-    return {"plan": facts, "partial": partial, "rows": rows}
+    return {"plan": facts, "partial": cut_short, "rows": rows}
+
+
+def _grown(report: Report, done: int, total: int, nodes: int) -> None:
+    report(done + nodes, total)
 
 
 class Forest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from safekv.bench.figures.style import (
@@ -40,6 +41,10 @@ def _series(
     }
 
 
+def _spread(key: str, share: str, row: dict[str, Any]) -> float | None:
+    return row[key][share] if row[key] else None
+
+
 def latency(records: list[Record]) -> Any | None:
     """Median time to first token of first turns and of all, by workload and mode."""
     rows = _latest_rows(records)
@@ -48,10 +53,7 @@ def latency(records: list[Record]) -> Any | None:
     figure, both = pyplot().subplots(1, 2, figsize=(10, 4.2), sharey=True)
     titles = (("ttft_first_turn_s", "a tenant's first turn"), ("ttft_s", "all turns"))
     for axes, (key, title) in zip(both, titles, strict=True):
-        medians, tops = (
-            _series(rows, lambda row, k=key, s=share: row[k][s] if row[k] else None)
-            for share in ("p50", "p95")
-        )
+        medians, tops = (_series(rows, partial(_spread, key, share)) for share in ("p50", "p95"))
         grouped_dots(axes, list(rows), medians, tops)
         axes.set_xlabel("workload")
         axes.set_title(title, loc="left", fontsize=10)

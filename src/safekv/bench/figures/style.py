@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ def rendered(figure: Any) -> tuple[bytes, bytes]:
 
 
 def grouped_bars(
-    axes: Any, groups: Sequence[str], series: dict[str, Sequence[float | None]]
+    axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float | None]]
 ) -> None:
     """One bar per group and series, in the looks of `LOOKS`. From zero: never on a log axis."""
     for name, _, x, value, width in _places(groups, series):
@@ -85,8 +85,8 @@ def grouped_bars(
 def grouped_dots(
     axes: Any,
     groups: Sequence[str],
-    series: dict[str, Sequence[float | None]],
-    tops: dict[str, Sequence[float | None]],
+    series: Mapping[str, Sequence[float | None]],
+    tops: Mapping[str, Sequence[float | None]],
 ) -> None:
     """One mark per group and series, with a whisker up to `tops`; the axis is logarithmic."""
     for name, place, x, value, _ in _places(groups, series):
@@ -103,7 +103,7 @@ def grouped_dots(
 
 
 def _places(
-    groups: Sequence[str], series: dict[str, Sequence[float | None]]
+    groups: Sequence[str], series: Mapping[str, Sequence[float | None]]
 ) -> Iterator[tuple[str, int, float, float, float]]:
     width = 0.8 / max(1, len(series))
     for n, (name, values) in enumerate(series.items()):
@@ -132,7 +132,7 @@ def finish(figure: Any, title: str, columns: int = 4) -> Any:
         unique |= dict(zip(labels, handles, strict=True))
     if unique:
         figure.legend(
-            unique.values(), unique.keys(), loc="outside lower left", ncols=min(columns, len(unique)),
-            fontsize=9, columnspacing=1.4, handlelength=1.6,
+            unique.values(), unique.keys(), loc="outside lower left",
+            ncols=min(columns, len(unique)), fontsize=9, columnspacing=1.4, handlelength=1.6,
         )  # fmt: skip
     return figure

@@ -17,7 +17,7 @@ from safekv.errors import ConfigError
 
 MODES: Final = ("global", "isolated", "selective")
 WORDS_PER_S: Final = 6000.0
-"""What the load takes the device to compute: prompts come about as fast as all would be computed."""
+"""What the device is taken to compute: prompts come about as fast as that."""
 RESERVED_BYTES: Final = 24 << 30
 """Of the device's memory, for 16 GB of weights, activations and what the allocator wastes."""
 
