@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_series_differ_without_colour() -> None:
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
     shades = sorted(lightness(look.fill) for look in LOOKS.values())
-    assert min(b - a for a, b in zip(shades, shades[1:], strict=False)) > 25
+    assert min(b - a for a, b in pairwise(shades)) > 25
 
 
 def test_what_was_cold_or_cut_short_or_not_measured_is_not_drawn() -> None:
