@@ -35,10 +35,12 @@ MODES = ("stock", "global", "isolated", "selective")
 @click.option("--slo", "slo_s", default=2.0, show_default=True, help="TTFT in time, in seconds.")
 @click.option(
     "--detector",
-    default="on",
+    "detectors",
+    multiple=True,
+    default=["on"],
     show_default=True,
     type=click.Choice(["on", "off", "saturated", "dead"]),
-    help="In selective: off clears everything unseen, to show what looking costs.",
+    help="In selective; given several times, all take turns. off clears everything unseen.",
 )
 @click.option("--threads", default=0, show_default=True, help="CPU threads; 0: torch's choice.")
 @click.option("--cold", is_flag=True, help="Send nothing before the measurement.")

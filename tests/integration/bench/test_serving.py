@@ -61,11 +61,13 @@ def test_every_mode_finds_what_it_may_and_nothing_fails(host: EngineHost) -> Non
 
 
 def test_without_a_detector_nothing_is_shared_and_serving_goes_on(host: EngineHost) -> None:
-    dead = run(host, plan(modes=["isolated", "selective"], detector="dead"), silent)
-    rows = dead["workloads"]["system"]
-    assert rows["selective"]["failed"] == 0
-    assert rows["selective"]["hit_rate"] == rows["isolated"]["hit_rate"]
-    assert rows["selective"]["promotion"] is None
+    troubled = plan(modes=["isolated", "selective"], detectors=["off", "dead", "saturated"])
+    rows = run(host, troubled, silent)["workloads"]["system"]
+    assert {row["failed"] for row in rows.values()} == {0}
+    assert rows["selective:dead"]["hit_rate"] == rows["isolated"]["hit_rate"]
+    assert rows["selective:dead"]["promotion"] is None
+    assert rows["selective:off"]["hit_rate"] > rows["isolated"]["hit_rate"]
+    assert rows["selective:saturated"]["hit_rate"] >= rows["isolated"]["hit_rate"]
 
 
 def test_cold_it_shows_what_is_missed_until_blocks_are_shared(host: EngineHost) -> None:

@@ -18,6 +18,7 @@ from safekv.bench.tick import TickPlan
 from safekv.bench.tick import run as tick
 from safekv.cli.bench import bench
 
+MODES = ("stock", "global", "isolated", "selective")
 STORED = Path(__file__).parents[3] / "docs" / "records"
 SPREAD = {"p50": 0.1, "p95": 0.4, "p99": 0.5}
 
@@ -31,8 +32,8 @@ def serve_record(**changes: Any) -> dict[str, Any]:
     }
     return {
         "benchmark": "serve",
-        "plan": {"detector": "on", "cold": False},
-        "workloads": {"system": {mode: dict(row) for mode in LOOKS}, "chat": {"stock": row}},
+        "plan": {"cold": False},
+        "workloads": {"system": {mode: dict(row) for mode in MODES}, "chat": {"stock": row}},
         "bars": [
             {"bar": "x", "most": 1.0, "value": 0.5, "low": 0.4, "high": 0.6, "verdict": "met"}
         ],
@@ -47,9 +48,15 @@ def gpu_record() -> dict[str, Any]:
     return {"benchmark": "gpu", "cells": cells, "model_name": "m", "model": {"device": "d"}}
 
 
+def troubled() -> dict[str, Any]:
+    rows = serve_record()["workloads"]["system"]
+    states = {name: dict(rows["selective"]) for name in LOOKS if name.startswith("selective")}
+    return serve_record(workloads={"agent": states})
+
+
 def all_records() -> list[dict[str, Any]]:
     ticks = tick(TickPlan(nodes=(200, 400), tenants=10, cleared=(0, 3), ticks=2), lambda a, b: None)
-    return [*read(STORED), serve_record(), gpu_record(), {"benchmark": "tick", **ticks}]
+    return [*read(STORED), serve_record(), troubled(), gpu_record(), {"benchmark": "tick", **ticks}]
 
 
 def test_every_picture_has_units_on_both_axes_and_a_legend_without_doubles() -> None:
@@ -87,13 +94,16 @@ def test_series_differ_without_colour() -> None:
         red, green, blue = (int(fill[n : n + 2], 16) for n in (1, 3, 5))
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    shades = sorted(lightness(look.fill) for look in LOOKS.values())
+    shades = sorted(lightness(LOOKS[mode].fill) for mode in MODES)
+    faces = [(look.fill, look.hatch) for look in LOOKS.values()]
+    assert len(set(faces)) == len(faces)
     assert min(b - a for a, b in pairwise(shades)) > 25
 
 
 def test_what_was_cold_or_cut_short_or_not_measured_is_not_drawn() -> None:
-    assert serving.latency([serve_record(plan={"detector": "dead", "cold": False})]) is None
-    assert serving.latency([serve_record(plan={"detector": "on", "cold": True})]) is None
+    assert serving.latency([serve_record(plan={"cold": True})]) is None
+    only = {"system": {"selective:dead": {}}}
+    assert serving.latency([serve_record(workloads=only)]) is None
     assert serving.latency([serve_record(partial=True)]) is None
     assert costs.tick([]) is None
     assert serving.gpu([]) is None
@@ -101,9 +111,9 @@ def test_what_was_cold_or_cut_short_or_not_measured_is_not_drawn() -> None:
 
 
 def test_the_page_needs_nothing_else_and_the_same_records_give_the_same_bytes() -> None:
-    records = [*read(STORED), serve_record()]
+    records = [*read(STORED / "engine.jsonl"), serve_record()]
     drawn = pictures(records)
-    assert {"serve-latency", "serve-throughput", "serve-cpu", "replay", "engine"} <= set(drawn)
+    assert set(drawn) == {"serve-latency", "serve-throughput", "serve-cpu", "engine"}
     html = page(records, drawn)
     outside = html.replace("http://www.w3.org", "")
     assert "http://" not in outside

@@ -103,6 +103,22 @@ def test_every_seed_begins_with_another_mode_and_all_send_the_same() -> None:
     assert sent[0, "stock"] != sent[1, "stock"]
 
 
+def test_the_states_of_a_detector_take_turns_with_the_modes() -> None:
+    host = Host()
+    plan = quick(modes=["global", "selective"], detectors=["on", "off", "dead"], seeds=1)
+    result = run(host, plan, silent)
+    assert [(one.mode, one.detector) for one in host.opened] == [
+        ("global", "on"),
+        ("selective", "on"),
+        ("selective", "off"),
+        ("selective", "dead"),
+    ]
+    assert set(result["workloads"]["system"]) == {
+        *("global", "selective", "selective:off", "selective:dead"),
+    }
+    assert "selective:off/selective" in result["comparisons"]["system"]
+
+
 def test_the_headline_is_what_the_answers_say() -> None:
     result = run(Host(), quick(), silent)
     assert not result["partial"]
@@ -227,7 +243,7 @@ def test_runs_are_resampled_as_a_whole() -> None:
         ({"tenants": 0}, "tenants is 0"),
         ({"rate": -1.0}, "rate is -1"),
         ({"slo_s": 0.0}, "slo_s is 0"),
-        ({"detector": "asleep"}, "detector is asleep"),
+        ({"detectors": ["asleep"]}, "detectors are asleep"),
     ],
 )
 def test_a_wrong_plan_is_refused(wrong: dict[str, Any], message: str) -> None:

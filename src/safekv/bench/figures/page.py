@@ -61,6 +61,13 @@ PICTURES: Final = (
         " The gateway (HTTP, JSON) is ours too and needed in every mode.",
     ),
     Picture(
+        "serve-detector",
+        "serve",
+        serving.detector,
+        "off clears everything unseen, so beside selective it shows what looking costs. When the"
+        " detector is drowned or dead nothing new is shared: slower, and as safe.",
+    ),
+    Picture(
         "replay",
         "replay",
         costs.replay,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,21 +21,24 @@ MODES = ("stock", "global", "isolated", "selective")
 
 
 def _latest_rows(records: list[Record]) -> dict[str, dict[str, Any]]:
-    """Workload -> mode -> row, from the latest record that has the workload warm and with the
-    detector on."""
+    """Workload -> mode -> row, from the latest record that has the workload warm."""
     rows: dict[str, dict[str, Any]] = {}
     for record in of(records, "serve"):
-        plan = record["plan"]
-        if plan.get("detector") == "on" and not plan.get("cold"):
-            rows.update(record["workloads"])
+        if not record["plan"].get("cold"):
+            for name, modes in record["workloads"].items():
+                if not modes.keys() & {"selective", "stock"}:
+                    continue
+                rows[name] = modes
     return rows
 
 
 def _series(
-    rows: dict[str, dict[str, Any]], value: Callable[[dict[str, Any]], float | None]
+    rows: dict[str, dict[str, Any]],
+    value: Callable[[dict[str, Any]], float | None],
+    sides: Sequence[str] = MODES,
 ) -> dict[str, list[float | None]]:
     """Mode -> a value for each workload."""
-    modes = [mode for mode in MODES if any(mode in row for row in rows.values())]
+    modes = [mode for mode in sides if any(mode in row for row in rows.values())]
     return {
         mode: [value(row[mode]) if mode in row else None for row in rows.values()] for mode in modes
     }
@@ -71,6 +74,35 @@ def throughput(records: list[Record]) -> Any | None:
     axes.set_ylabel("prompt and answer tokens per second")
     axes.set_xlabel("workload")
     return finish(figure, "Throughput, all requests sent at once (median of runs)")
+
+
+STATES = ("global", "selective", "selective:off", "selective:saturated", "selective:dead")
+
+
+def detector(records: list[Record]) -> Any | None:
+    """Time to first token and throughput by state of the detector."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in of(records, "serve"):
+        rows |= {
+            name: modes
+            for name, modes in record["workloads"].items()
+            if any(mode.startswith("selective:") for mode in modes)
+        }
+    if not rows:
+        return None
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(10, 4.2))
+    medians, tops = (
+        _series(rows, partial(_spread, "ttft_s", share), STATES) for share in ("p50", "p95")
+    )
+    grouped_dots(left, list(rows), medians, tops)
+    left.set_ylabel("seconds, log scale")
+    left.set_title("time to first token (mark: p95)", loc="left", fontsize=10)
+    grouped_bars(right, list(rows), _series(rows, lambda row: row["throughput_tok_s"], STATES))
+    right.set_ylabel("prompt and answer tokens per second")
+    right.set_title("throughput, all sent at once", loc="left", fontsize=10)
+    for axes in (left, right):
+        axes.set_xlabel("workload")
+    return finish(figure, "The detector under load", columns=3)
 
 
 def own_cpu(records: list[Record]) -> Any | None:

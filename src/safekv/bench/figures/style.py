@@ -25,6 +25,9 @@ LOOKS: Final = {
     "global": Look("global (unsafe)", "#d9d9d9", "....", "s"),
     "isolated": Look("isolated", "#8c8c8c", "", "^"),
     "selective": Look("selective (safekv)", "#1f4e79", "", "D"),
+    "selective:off": Look("detector off (clears unseen)", "#ffffff", "////", "v"),
+    "selective:saturated": Look("detector saturated", "#d9d9d9", "xxxx", "P"),
+    "selective:dead": Look("detector dead", "#404040", "", "X"),
 }
 PLAIN: Final = Look("", "#bfbfbf", "", "o")
 INK: Final = "#1b1f24"

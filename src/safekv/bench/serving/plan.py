@@ -16,6 +16,13 @@ TOKENS_PER_WORD: Final = 1.3
 TURN_TOKENS: Final = 24
 """What a chat template and the ends of blocks add to a turn, generously."""
 DETECTORS: Final = ("on", "off", "saturated", "dead")
+SELECTIVE: Final = "selective"
+
+
+def mode_and_detector(side: str) -> tuple[str, str]:
+    """The mode and the state of the detector that a side such as `selective:dead` stands for."""
+    mode, _, state = side.partition(":")
+    return mode, state or "on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +31,8 @@ class ServePlan:
 
     `tenants`, `turns`, `common_words`, `answer_tokens` and `rate` replace a workload's own where
     they are not `None`. `times_s` are a trace's, whose gaps the arrivals then have. Unless `cold`,
-    a tenant of its own sends what is common before each measurement, in all modes alike. `slo_s`
+    a tenant of its own sends what is common before each measurement, in all modes alike. With
+    several `detectors`, `selective` takes part once with each. `slo_s`
     is the time to first token within which an answer counts as served in time. Memory is as much
     as everything sent needs, but `most_blocks` at most; then tenants may hold more than their
     share (overcommit), and lose it to each other.
@@ -44,7 +52,7 @@ class ServePlan:
     rate: float | None = None
     times_s: Sequence[float] = ()
     cold: bool = False
-    detector: str = "on"
+    detectors: Sequence[str] = ("on",)
     slo_s: float = 2.0
     epoch_s: float = 1.0
     settle_s: float = 2.5
@@ -58,8 +66,10 @@ class ServePlan:
                 raise ConfigError(f"there is no workload {name}", f"use {', '.join(WORKLOADS)}")
         if not self.workloads or not self.modes or not self.phases:
             raise ConfigError("nothing is to be measured", "name a workload, a mode and a phase")
-        if self.detector not in DETECTORS:
-            raise ConfigError(f"detector is {self.detector}", f"use {', '.join(DETECTORS)}")
+        if not self.detectors or not set(self.detectors) <= set(DETECTORS):
+            raise ConfigError(
+                f"detectors are {', '.join(self.detectors)}", f"use {', '.join(DETECTORS)}"
+            )
         if self.seeds < 1:
             raise ConfigError(f"seeds is {self.seeds}", "use 1 or more")
         for name in ("slo_s", "epoch_s", "timeout_s"):
@@ -68,6 +78,15 @@ class ServePlan:
         for name in self.workloads:
             self.size(name)
             self.arrivals(name, "paced")
+
+    @property
+    def sides(self) -> list[str]:
+        """What takes turns: the modes, `selective` once for each state of the detector."""
+        found = []
+        for mode in self.modes:
+            states = self.detectors if mode == SELECTIVE else ("on",)
+            found += [mode if state == "on" else f"{mode}:{state}" for state in states]
+        return found
 
     def size(self, name: str) -> Size:
         """How much workload `name` sends."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from safekv.bench.serving.engines import EngineHost, Serving
 from safekv.bench.serving.load import Answer, Endpoint, send
-from safekv.bench.serving.plan import ServePlan, memory_plan
+from safekv.bench.serving.plan import SELECTIVE, ServePlan, memory_plan, mode_and_detector
 from safekv.bench.serving.summary import summarise
 from safekv.bench.serving.workloads import Script, tenants_of
 from safekv.errors import ConfigError, SafeKVError
@@ -40,12 +40,12 @@ def run(
     steps = list(order(plan))
     stopped = None
     try:
-        for done, (workload, seed, mode) in enumerate(steps):
+        for done, (workload, seed, side) in enumerate(steps):
             report(done, len(steps))
             if deadline_s is not None and time.monotonic() > deadline_s:
                 stopped = "out of time"
                 break
-            runs.append(play(host, plan, workload, seed, mode))
+            runs.append(play(host, plan, workload, seed, side))
         report(len(steps), len(steps))
     except KeyboardInterrupt:
         stopped = "interrupted"
@@ -62,18 +62,19 @@ def run(
 
 
 def order(plan: ServePlan) -> Sequence[tuple[str, int, str]]:
-    """Workload, seed and mode of each run. Each seed begins with another mode."""
+    """Workload, seed and side of each run. Each seed begins with another side."""
     steps = []
     for workload in plan.workloads:
         for n in range(plan.seeds):
-            turn = n % len(plan.modes)
-            modes = [*plan.modes[turn:], *plan.modes[:turn]]
-            steps += [(workload, plan.first_seed + n, mode) for mode in modes]
+            turn = n % len(plan.sides)
+            sides = [*plan.sides[turn:], *plan.sides[:turn]]
+            steps += [(workload, plan.first_seed + n, side) for side in sides]
     return steps
 
 
-def play(host: EngineHost, plan: ServePlan, workload: str, seed: int, mode: str) -> Run:
+def play(host: EngineHost, plan: ServePlan, workload: str, seed: int, side: str) -> Run:
     """One run: a server with an empty cache, and every phase on it."""
+    mode, detector = mode_and_detector(side)
     scripts = plan.scripts(workload, seed)
     names = sorted({name for script in scripts.values() for name in tenants_of(script)})
     memory = memory_plan(list(scripts.values()), host.block_tokens, plan.most_blocks)
@@ -84,7 +85,7 @@ def play(host: EngineHost, plan: ServePlan, workload: str, seed: int, mode: str)
             capacity_blocks=memory.capacity_blocks,
             shared_blocks=memory.shared_blocks,
             overcommit=memory.overcommit,
-            detector=plan.detector,
+            detector=detector,
             epoch_s=plan.epoch_s,
         )
     )
@@ -94,13 +95,13 @@ def play(host: EngineHost, plan: ServePlan, workload: str, seed: int, mode: str)
             at_s = plan.arrivals(workload, phase).schedule(
                 len(script.turns), f"{workload}/{seed}/{phase}"
             )
-            phases[phase] = _phase(host, endpoint, plan, script, at_s, mode)
+            phases[phase] = _phase(host, endpoint, plan, script, at_s, side)
     finally:
         host.close()
     return {
         "workload": workload,
         "seed": seed,
-        "mode": mode,
+        "mode": side,
         "capacity_blocks": memory.capacity_blocks,
         "overcommit": memory.overcommit,
         "phases": phases,
@@ -113,10 +114,10 @@ def _phase(
     plan: ServePlan,
     script: Script,
     at_s: Sequence[float],
-    mode: str,
+    side: str,
 ) -> dict[str, Any]:
     if not plan.cold:
-        _warm(host, endpoint, plan, script, mode)
+        _warm(host, endpoint, plan, script, side)
     host.mark()
     began = time.perf_counter()
     answers = asyncio.run(send(endpoint, script.turns, at_s, plan.timeout_s))
@@ -128,13 +129,14 @@ def _phase(
     }
 
 
-def _warm(host: EngineHost, endpoint: Endpoint, plan: ServePlan, script: Script, mode: str) -> None:
+def _warm(host: EngineHost, endpoint: Endpoint, plan: ServePlan, script: Script, side: str) -> None:
     """Send what is common, one after the other; then pause alike in every mode, and where blocks
     become shared at intervals until that has happened, or can no longer be waited for."""
     for turn in script.warm:
         asyncio.run(send(endpoint, [turn], [0.0], plan.timeout_s))
     time.sleep(plan.settle_s)
-    if mode != "selective" or plan.detector in ("saturated", "dead"):
+    mode, detector = mode_and_detector(side)
+    if mode != SELECTIVE or detector in ("saturated", "dead"):
         return
     for _ in range(round(plan.settle_limit_s / POLL_S)):
         if host.settled():

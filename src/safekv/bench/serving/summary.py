@@ -183,9 +183,11 @@ def _cpu(group: Group) -> dict[str, Any]:
 
 
 def _comparisons(by_mode: Mapping[str, Group]) -> dict[str, Any]:
+    states = [side for side in by_mode if side.startswith("selective:")]
+    pairs = [*PAIRS, *((state, peer) for state in states for peer in ("selective", "global"))]
     return {
         f"{ours}/{peer}": _compare(by_mode[ours], by_mode[peer])
-        for ours, peer in PAIRS
+        for ours, peer in pairs
         if ours in by_mode and peer in by_mode
     }
 
