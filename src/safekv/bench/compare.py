@@ -19,6 +19,7 @@ from safekv.bench.records import Record
 TOLERANCE: Final = 0.02
 EXACT: Final = 1e-6
 DRAWS: Final = 1000
+LEAST_RUNS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ BETTER: Final = {"throughput": "higher", "throughput_tok_s": "higher"}
 
 def _ratios(name: str, ratios: dict[str, Any]) -> Iterator[Metric]:
     for key, ratio in ratios.items():
-        if ratio is not None and "low" in ratio:
+        # Of fewer than three runs an interval says nothing.
+        if ratio is not None and "low" in ratio and ratio.get("runs", LEAST_RUNS) >= LEAST_RUNS:
             better = BETTER.get(key, "lower")
             yield Metric(f"{name} {key}", better, ratio["value"], ratio["low"], ratio["high"])
 

@@ -140,15 +140,29 @@ def test_the_headline_is_what_the_answers_say() -> None:
     assert bars["system: throughput / isolated"] == "met"
 
 
-def test_a_bar_without_an_interval_is_open_and_one_beyond_it_is_missed() -> None:
+def test_few_runs_leave_a_bar_open_and_one_beyond_its_interval_is_missed() -> None:
     TTFT_S["selective"] = 0.2
     try:
-        result = run(Host(), quick(seeds=2), silent)
+        result, short = (run(Host(), quick(seeds=n), silent) for n in (3, 2))
     finally:
         TTFT_S["selective"] = 0.101
     bars = {bar["bar"]: bar["verdict"] for bar in result["bars"]}
     assert bars["system: TTFT / global"] == "missed"
-    assert bars["system: throughput / isolated"] == "open"
+    assert bars["system: throughput / isolated"] == "missed"
+    # Two runs say nothing, whatever their interval looks like.
+    assert {bar["verdict"] for bar in short["bars"]} == {"open"}
+
+
+def test_the_share_of_the_gap_is_of_the_runs_that_all_modes_have() -> None:
+    cut = run(Host(interrupted_at=6), quick(), silent)
+    assert [(found["seed"], found["mode"]) for found in cut["runs"]][4:] == [
+        (1, "global"),
+        (1, "isolated"),
+    ]
+    assert cut["headlines"]["system"]["gap_recovered"] == {
+        "value": pytest.approx(50 / 60, abs=1e-5),
+        "runs": 1,
+    }
 
 
 def test_an_interrupted_measurement_keeps_what_was_finished() -> None:

@@ -116,14 +116,18 @@ def _phase(
     at_s: Sequence[float],
     side: str,
 ) -> dict[str, Any]:
+    before: list[Any] = []
     if not plan.cold:
+        host.mark()
         _warm(host, endpoint, plan, script, side)
+        before = host.facts()["cache"].get("promotions", [])
     host.mark()
     began = time.perf_counter()
     answers = asyncio.run(send(endpoint, script.turns, at_s, plan.timeout_s))
     seconds = time.perf_counter() - began
     return {
         "seconds": round(seconds, 4),
+        "promotions_before": before,
         "answers": [_row(answer) for answer in answers],
         **host.facts(),
     }

@@ -37,7 +37,7 @@ def summarise(runs: Sequence[Run], plan: ServePlan) -> dict[str, Any]:
         by_mode = {mode: Group(mine, mode) for mode in dict.fromkeys(r["mode"] for r in mine)}
         workloads[name] = {mode: _numbers(group, plan.slo_s) for mode, group in by_mode.items()}
         comparisons[name] = _comparisons(by_mode)
-        headlines[name] = _headline(workloads[name], comparisons[name])
+        headlines[name] = _headline(by_mode, comparisons[name])
     chosen = HEADLINE if HEADLINE in headlines else next(iter(headlines), None)
     headline = headlines.get(chosen or "", {})
     return {
@@ -146,9 +146,11 @@ def _share(group: Group, phase: str, key: str) -> float | None:
 
 
 def _promotion(group: Group) -> dict[str, Any] | None:
-    """From first sight to being shared, over all phases."""
+    """From first sight to being shared, over all phases and what came before them."""
     found = [
-        one for phase in group.phases() for one in phase.get("cache", {}).get("promotions", ())
+        one
+        for phase in group.phases()
+        for one in (*phase["promotions_before"], *phase["cache"].get("promotions", ()))
     ]
     return {key: spread([one[key] for one in found]) for key in found[0]} if found else None
 
@@ -222,7 +224,7 @@ def _ratio(
         if both:
             ours_by_run[seed] = [a for a, _ in both]
             peer_by_run[seed] = [b for _, b in both]
-    return _wire(clustered_ratio(ours_by_run, peer_by_run, statistic))
+    return _wire(clustered_ratio(ours_by_run, peer_by_run, statistic), len(ours_by_run))
 
 
 def _throughputs(ours: Group, peer: Group) -> dict[str, float] | None:
@@ -233,16 +235,17 @@ def _throughputs(ours: Group, peer: Group) -> dict[str, float] | None:
         return {seed: [value] for seed, value in found.items() if value is not None}
 
     left, right = by_run(ours), by_run(peer)
-    found = _wire(clustered_ratio(left, right))
-    if found is not None and len(left.keys() & right.keys()) < LEAST_RUNS:
-        return {"value": found["value"]}
+    runs = len(left.keys() & right.keys())
+    found = _wire(clustered_ratio(left, right), runs)
+    if found is not None and runs < LEAST_RUNS:
+        return {"value": found["value"], "runs": runs}
     return found
 
 
-def _wire(ratio: Ratio | None) -> dict[str, float] | None:
+def _wire(ratio: Ratio | None, runs: int) -> dict[str, float] | None:
     if ratio is None:
         return None
-    return {name: round(value, 5) for name, value in asdict(ratio).items()}
+    return {**{name: round(value, 5) for name, value in asdict(ratio).items()}, "runs": runs}
 
 
 # -- headline and bars -------------------------------------------------------------------------
@@ -255,22 +258,47 @@ HEADLINE_KEYS: Final = (
 )
 
 
-def _headline(modes: Mapping[str, Any], compared: Mapping[str, Any]) -> dict[str, Any]:
-    """The four rows, each `{"value", "low", "high"}` or `None` where a mode is missing."""
+def _headline(by_mode: Mapping[str, Group], compared: Mapping[str, Any]) -> dict[str, Any]:
+    """The four rows, each `{"value", "low", "high", "runs"}` or `None` where a mode is missing."""
     rows: dict[str, Any] = dict.fromkeys(HEADLINE_KEYS)
     if over := compared.get("selective/global", {}).get("ttft_p50"):
-        rows["ttft_overhead_vs_global"] = {key: round(over[key] - 1, 5) for key in over}
+        rows["ttft_overhead_vs_global"] = {
+            **{key: round(over[key] - 1, 5) for key in ("value", "low", "high")},
+            "runs": over["runs"],
+        }
     if under := compared.get("selective/isolated", {}).get("ttft_mean"):
         rows["ttft_saved_vs_isolation"] = {
             "value": round(1 - under["value"], 5),
             "low": round(1 - under["high"], 5),
             "high": round(1 - under["low"], 5),
+            "runs": under["runs"],
         }
     rows["throughput_vs_isolation"] = compared.get("selective/isolated", {}).get("throughput")
-    rates = [modes.get(mode, {}).get("hit_rate") for mode in ("isolated", "selective", "global")]
-    if None not in rates and rates[2] - rates[0] > MIN_GAP:
-        rows["gap_recovered"] = {"value": round((rates[1] - rates[0]) / (rates[2] - rates[0]), 5)}
+    rows["gap_recovered"] = _gap_recovered(by_mode)
     return rows
+
+
+def _gap_recovered(by_mode: Mapping[str, Group]) -> dict[str, float] | None:
+    """Of the runs that all three modes have."""
+    groups = [by_mode.get(mode) for mode in ("isolated", "selective", "global")]
+    seeds = [set(group.rows("paced")) if group else set() for group in groups]
+    common = set.intersection(*seeds)
+    if not common:
+        return None
+    low, ours, high = (
+        _hit_rate([run for run in group.runs if run["seed"] in common])
+        for group in groups
+        if group is not None
+    )
+    if high - low < MIN_GAP:
+        return None
+    return {"value": round((ours - low) / (high - low), 5), "runs": len(common)}
+
+
+def _hit_rate(runs: Sequence[Run]) -> float:
+    phases = [run["phases"]["paced"] for run in runs]
+    prompt = sum(_dig(found, ("cache", "prompt_tokens")) for found in phases)
+    return sum(_dig(found, ("cache", "hit_tokens")) for found in phases) / max(1.0, prompt)
 
 
 MIN_GAP: Final = 0.005
@@ -281,8 +309,8 @@ def _bars(
     plan: ServePlan, workloads: Mapping[str, Any], comparisons: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """What was aimed at, and whether the interval is on the right side of it (`met`), on the
-    wrong side (`missed`) or on both (`open`, as is a value without an interval). That of a share
-    of CPU goes from the lowest to the highest run."""
+    wrong side (`missed`) or on both (`open`, as is all that fewer than three runs say). That of
+    a share of CPU goes from the lowest to the highest run."""
     bars = []
     system = comparisons.get("system", {})
     if over := system.get("selective/global", {}).get("ttft_p50"):
@@ -299,7 +327,7 @@ def _bars(
         share = modes.get("selective", {}).get("own_cpu_share")
         if share is not None:
             runs = modes["selective"]["own_cpu_share_by_run"]
-            found = {"value": share, "low": min(runs), "high": max(runs)}
+            found = {"value": share, "low": min(runs), "high": max(runs), "runs": len(runs)}
             bars.append(_bar(f"{name}: our share of CPU", found, most=0.01))
     return bars
 
@@ -308,9 +336,10 @@ def _bar(
     name: str, found: Mapping[str, float], most: float | None = None, least: float | None = None
 ) -> dict[str, Any]:
     low, high = found.get("low", -math.inf), found.get("high", math.inf)
-    if most is not None:
-        verdict = "met" if high <= most else "missed" if low > most else "open"
-        return {"bar": name, "most": most, **found, "verdict": verdict}
-    assert least is not None
-    verdict = "met" if low >= least else "missed" if high < least else "open"
-    return {"bar": name, "least": least, **found, "verdict": verdict}
+    within = high <= most if most is not None else low >= (least or 0.0)
+    beyond = low > most if most is not None else high < (least or 0.0)
+    verdict = "met" if within else "missed" if beyond else "open"
+    if found["runs"] < LEAST_RUNS:
+        verdict = "open"
+    limit = {"most": most} if most is not None else {"least": least}
+    return {"bar": name, **limit, **found, "verdict": verdict}
