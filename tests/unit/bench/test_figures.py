@@ -28,10 +28,12 @@ def serve_record(**changes: Any) -> dict[str, Any]:
         "ttft_first_turn_s": SPREAD,
         "ttft_s": SPREAD,
         "throughput_tok_s": 100.0,
+        "hit_rate": 0.5,
         "cpu": {"shares": {"safekv.cache": 0.004, "detector_process": 0.002, "sampler": 0.01}},
     }
     return {
         "benchmark": "serve",
+        "model_name": "m",
         "plan": {"cold": False},
         "workloads": {"system": {mode: dict(row) for mode in MODES}, "chat": {"stock": row}},
         "bars": [
@@ -105,6 +107,9 @@ def test_what_was_cold_or_cut_short_or_not_measured_is_not_drawn() -> None:
     only = {"system": {"selective:dead": {}}}
     assert serving.latency([serve_record(workloads=only)]) is None
     assert serving.latency([serve_record(partial=True)]) is None
+    toy = serve_record(model_name="random:toy")
+    assert serving.latency([toy]) is serving.throughput([toy]) is serving.own_cpu([toy]) is None
+    assert serving.hit_rate([toy]) is not None
     assert costs.tick([]) is None
     assert serving.gpu([]) is None
     assert pictures([]) == {}
@@ -113,7 +118,8 @@ def test_what_was_cold_or_cut_short_or_not_measured_is_not_drawn() -> None:
 def test_the_page_needs_nothing_else_and_the_same_records_give_the_same_bytes() -> None:
     records = [*read(STORED / "engine.jsonl"), serve_record()]
     drawn = pictures(records)
-    assert set(drawn) == {"serve-latency", "serve-throughput", "serve-cpu", "engine"}
+    serves = {f"serve-{name}" for name in ("latency", "hits", "throughput", "cpu")}
+    assert set(drawn) == serves | {"engine"}
     html = page(records, drawn)
     outside = html.replace("http://www.w3.org", "")
     assert "http://" not in outside
@@ -135,7 +141,7 @@ def test_the_command_writes_page_and_figures(tmp_path: Path) -> None:
     assert str(out) in written
     assert sorted(path.name for path in figures.iterdir()) == [
         f"serve-{name}.{kind}"
-        for name in ("cpu", "latency", "throughput")
+        for name in ("cpu", "hits", "latency", "throughput")
         for kind in ("png", "svg")
     ]
     assert CliRunner().invoke(bench, ["report", "--records", str(tmp_path / "x")]).exit_code != 0

@@ -16,6 +16,7 @@ from safekv.bench.serving.play import order, run
 from safekv.bench.serving.summary import own_cpu_share, throughput
 from safekv.bench.serving.workloads import WORKLOADS, Turn
 from safekv.bench.stats import clustered_ratio
+from safekv.cli.main import run as command
 from safekv.errors import ConfigError, EngineError
 
 MODES = ("stock", "global", "isolated", "selective")
@@ -270,3 +271,10 @@ def test_what_an_engine_cannot_do_is_refused_before_anything_starts() -> None:
         run(Host(), quick(modes=["sideways"]), silent)
     with pytest.raises(ConfigError, match="cannot measure vllm"):
         ENGINES["vllm"](ModelChoice(source="m", local=False), {})
+    with pytest.raises(ConfigError, match="the trace has 2 requests, 12 are to be sent"):
+        run(Host(), quick(times_s=[0.0, 1.0]), silent)
+
+
+def test_the_command_refuses_vllm_as_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["bench", "serve", "--engine", "vllm"]) == 2
+    assert "cannot measure vllm" in capsys.readouterr().err

@@ -46,6 +46,13 @@ PICTURES: Final = (
         " that wait behind others' cold prompts count that wait.",
     ),
     Picture(
+        "serve-hits",
+        "serve",
+        serving.hit_rate,
+        "Full blocks of 32 tokens. Which requests come before others' blocks are shared depends on"
+        " the load; else this depends on the prompts alone, and not on the model.",
+    ),
+    Picture(
         "serve-throughput",
         "serve",
         serving.throughput,

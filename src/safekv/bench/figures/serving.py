@@ -20,11 +20,15 @@ from safekv.bench.records import Record, of
 MODES = ("stock", "global", "isolated", "selective")
 
 
-def _latest_rows(records: list[Record]) -> dict[str, dict[str, Any]]:
+TOY = "random:toy"
+"""A model whose times mean nothing; what prompts find does not depend on the model."""
+
+
+def _latest_rows(records: list[Record], toys: bool = False) -> dict[str, dict[str, Any]]:
     """Workload -> mode -> row, from the latest record that has the workload warm."""
     rows: dict[str, dict[str, Any]] = {}
     for record in of(records, "serve"):
-        if not record["plan"].get("cold"):
+        if not record["plan"].get("cold") and (toys or record["model_name"] != TOY):
             for name, modes in record["workloads"].items():
                 if not modes.keys() & {"selective", "stock"}:
                     continue
@@ -76,6 +80,19 @@ def throughput(records: list[Record]) -> Any | None:
     return finish(figure, "Throughput, all requests sent at once (median of runs)")
 
 
+def hit_rate(records: list[Record]) -> Any | None:
+    """The share of prompt tokens that was found, by workload and mode."""
+    rows = _latest_rows(records, toys=True)
+    if not rows:
+        return None
+    figure, axes = pyplot().subplots(figsize=(7.5, 4.2))
+    percent = _series(rows, lambda row: None if row["hit_rate"] is None else 100 * row["hit_rate"])
+    grouped_bars(axes, list(rows), percent)
+    axes.set_ylabel("hit rate, % of prompt tokens")
+    axes.set_xlabel("workload")
+    return finish(figure, "What prompts find, by workload")
+
+
 STATES = ("global", "selective", "selective:off", "selective:saturated", "selective:dead")
 
 
@@ -83,6 +100,8 @@ def detector(records: list[Record]) -> Any | None:
     """Time to first token and throughput by state of the detector."""
     rows: dict[str, dict[str, Any]] = {}
     for record in of(records, "serve"):
+        if record["model_name"] == TOY:
+            continue
         rows |= {
             name: modes
             for name, modes in record["workloads"].items()

@@ -18,8 +18,9 @@ from safekv.errors import ConfigError
 MODES: Final = ("global", "isolated", "selective")
 WORDS_PER_S: Final = 6000.0
 """What the device is taken to compute: prompts come about as fast as that."""
-RESERVED_BYTES: Final = 24 << 30
-"""Of the device's memory, for 16 GB of weights, activations and what the allocator wastes."""
+RESERVED_BYTES: Final = 28 << 30
+"""Of the device's memory, for 16 GB of weights, the attention mask (batch x cache, some 4 GB),
+activations and what the allocator wastes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ TOY: Final = GpuPlan(
 
 def engine_settings() -> dict[str, Any]:
     """The engine's settings for a large device."""
-    return {"max_batch_tokens": 8192, "max_requests_per_batch": 256}
+    return {"max_batch_tokens": 4096, "max_requests_per_batch": 256}
 
 
 def run(

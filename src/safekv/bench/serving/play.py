@@ -50,6 +50,8 @@ def run(
     except KeyboardInterrupt:
         stopped = "interrupted"
     except SafeKVError as error:
+        if isinstance(error, ConfigError) and not runs:
+            raise
         stopped = error.message
     return {
         "plan": plan.public(),
