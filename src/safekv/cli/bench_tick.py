@@ -46,7 +46,15 @@ def tick(nodes: tuple[int, ...], ticks: int, profile: str, as_json: bool, out: P
 
 def _table(record: dict[str, Any]) -> Table:
     table = Table(title=f"one epoch tick, profile {record['plan']['profile']}")
-    for heading in ("nodes", "prompts to share", "blocks shared", "p50 (ms)", "p99", "max"):
+    for heading in (
+        "nodes",
+        "prompts to share",
+        "blocks shared",
+        "p50 (ms)",
+        "p99",
+        "max",
+        "CPU p50 (ms)",
+    ):
         table.add_column(heading, justify="right")
     for row in record["rows"]:
         times = row["tick_ms"]
@@ -55,5 +63,6 @@ def _table(record: dict[str, Any]) -> Table:
             str(row["cleared_prompts"]),
             str(row["promoted_blocks"]),
             *(f"{times[key]:.2f}" for key in ("p50", "p99", "max")),
+            f"{row['cpu_ms']['p50']:.2f}",
         )
     return table
