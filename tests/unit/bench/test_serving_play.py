@@ -131,6 +131,7 @@ def test_the_headline_is_what_the_answers_say() -> None:
     row = result["workloads"]["system"]["selective"]
     assert row["ttft_first_turn_s"]["n"] == 4 * 3
     assert row["ttft_s"]["p50"] == pytest.approx(0.101)
+    assert row["ttft_s"]["p50_low"] <= row["ttft_s"]["p50"] <= row["ttft_s"]["p50_high"]
     assert row["tpot_s"]["p50"] == pytest.approx(0.01)
     assert row["hit_rate"] == 0.7
     assert row["own_cpu_share"] == 0.01

@@ -79,14 +79,27 @@ class Group:
         """The sum of a number that each phase notes; 0 where it does not."""
         return sum(_dig(found, path) for found in self.phases(phase))
 
-    def values(self, key: str, which: Callable[[Row], bool] = lambda row: True) -> list[float]:
-        """`key` of all paced answers that have it."""
-        return [
-            row[key]
-            for rows in self.rows("paced").values()
-            for row in rows
-            if row[key] is not None and row["failed"] is None and which(row)
-        ]
+    def spread(
+        self, key: str, which: Callable[[Row], bool] = lambda row: True
+    ) -> dict[str, float | int] | None:
+        """Quantiles of `key` of all paced answers that have it, the median with its interval."""
+        by_run = {
+            seed: [
+                row[key]
+                for row in rows
+                if row[key] is not None and row["failed"] is None and which(row)
+            ]
+            for seed, rows in self.rows("paced").items()
+        }
+        found = spread([value for values in by_run.values() for value in values])
+        if found is None:
+            return None
+        # Over ones, a ratio of medians is the median.
+        ones = {seed: [1.0] * len(values) for seed, values in by_run.items()}
+        interval = clustered_ratio(by_run, ones)
+        assert interval is not None
+        low, high = round(interval.low, 5), round(interval.high, 5)
+        return {**found, "p50_low": low, "p50_high": high}
 
 
 def _dig(found: Mapping[str, Any], path: Sequence[str]) -> float:
@@ -100,10 +113,10 @@ def _numbers(group: Group, slo_s: float) -> dict[str, Any]:
     answers = [row for found in group.phases() for row in found["answers"]]
     kv = [found["kv"] for found in group.phases() if "kv" in found]
     return {
-        "ttft_first_turn_s": spread(group.values("ttft_s", lambda row: bool(row["first"]))),
-        "ttft_later_turns_s": spread(group.values("ttft_s", lambda row: not row["first"])),
-        "ttft_s": spread(group.values("ttft_s")),
-        "tpot_s": spread(group.values("tpot_s")),
+        "ttft_first_turn_s": group.spread("ttft_s", lambda row: bool(row["first"])),
+        "ttft_later_turns_s": group.spread("ttft_s", lambda row: not row["first"]),
+        "ttft_s": group.spread("ttft_s"),
+        "tpot_s": group.spread("tpot_s"),
         "throughput_tok_s": _median([throughput(found) for found in group.phases("burst")]),
         "throughput_in_time_tok_s": _median(
             [throughput(found, slo_s) for found in group.phases("burst")]
