@@ -96,9 +96,9 @@ TRACE ?=
 bench: model  ## Measure what the README quotes into bench-records/, and draw it (15 minutes)
 	@mkdir -p $(BENCH_OUT)
 	@echo "==> safekv bench engine"
-	@$(BIN)/safekv bench engine --rounds 10 --out $(BENCH_OUT)/engine.jsonl $(ARGS)
+	@$(BIN)/safekv bench engine --rounds 5 --out $(BENCH_OUT)/engine.jsonl $(ARGS)
 	@echo "==> safekv bench serve"
-	@$(BIN)/safekv bench serve --workload system --workload control --seeds 2 \
+	@$(BIN)/safekv bench serve --workload system --seeds 3 \
 	  --out $(BENCH_OUT)/serve.jsonl $(ARGS)
 	@echo "==> safekv bench tick"
 	@$(BIN)/safekv bench tick --nodes 10000,100000 --out $(BENCH_OUT)/tick.jsonl $(ARGS)
