@@ -22,7 +22,7 @@ class Look:
 
 LOOKS: Final = {
     "stock": Look("stock (transformers' own)", "#ffffff", "", "o"),
-    "global": Look("global (unsafe)", "#d9d9d9", "....", "s"),
+    "global": Look("global (unsafe)", "#d9d9d9", "\\\\\\\\", "s"),
     "isolated": Look("isolated", "#8c8c8c", "", "^"),
     "selective": Look("selective (safekv)", "#1f4e79", "", "D"),
     "selective:off": Look("detector off (clears unseen)", "#ffffff", "////", "v"),
