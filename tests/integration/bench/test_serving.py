@@ -44,6 +44,7 @@ def test_every_mode_finds_what_it_may_and_nothing_fails(host: EngineHost) -> Non
     assert modes["stock"]["kv_bytes"] == modes["global"]["kv_bytes"]
     copies = modes["isolated"]["kv_bytes_one_copy_per_tenant"]
     assert copies > 1.5 * modes["isolated"]["kv_bytes"]
+    assert modes["selective"]["kv_bytes_one_copy_per_tenant"] < copies
     prompts = {
         mode: [
             row["prompt_tokens"]

@@ -226,8 +226,8 @@ def _memory(served: Served) -> dict[str, int]:
     if isinstance(engine, StockEngine):
         stored = charged = engine.stored_blocks()
     else:
-        stats = engine.warden.stats()
-        stored, charged = engine.warden.stored_blocks(), stats.charged_blocks + stats.shared_blocks
+        stored = engine.warden.stored_blocks()
+        charged = engine.warden.stats().charged_blocks  # a shared run counts once there
     return {
         "block_bytes": block_bytes,
         "stored_blocks": stored,
