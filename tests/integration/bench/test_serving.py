@@ -56,6 +56,10 @@ def test_every_mode_finds_what_it_may_and_nothing_fails(host: EngineHost) -> Non
     }
     assert len({tuple(tokens) for tokens in prompts.values()}) == 1
     assert min(prompts["stock"]) > 160
+    # What is common was followed from the seeder's request to being shared, once a phase.
+    promoted = modes["selective"]["promotion"]
+    assert promoted["sight_to_shared_s"]["n"] >= 2
+    assert 0 < promoted["computed_to_judged_s"]["p50"] < promoted["sight_to_shared_s"]["p50"]
     cpu = modes["selective"]["cpu"]
     assert cpu["total_s"] > 0
     assert modes["stock"]["own_hit_rate"] == 0

@@ -152,6 +152,8 @@ def _section(picture: Picture, svg: bytes, records: list[Record]) -> str:
 def _bars(records: list[Record]) -> str:
     latest: dict[str, tuple[dict[str, Any], Record]] = {}
     for record in of(records, "serve"):
+        if record["model_name"] == serving.TOY:
+            continue
         latest.update({bar["bar"]: (bar, record) for bar in record["bars"]})
     if not latest:
         return "<p>No record of bench serve.</p>"

@@ -17,9 +17,11 @@ import threading
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket
 from typing import Any, TextIO
 
 import psutil
+from fastapi import FastAPI
 
 from safekv.bench.serving.detectors import State, Trouble, build, flood, killing
 from safekv.bench.serving.models import about, load_model
@@ -76,7 +78,6 @@ class Served:
     engine: HFEngine
     server: Server
     thread: threading.Thread
-    detector: object
     watch: Watch | StockEngine
     troubles: list[Trouble] = field(default_factory=list)
 
@@ -146,6 +147,8 @@ class Host:
         keys = {name: store.add(name) for name in setup.tenants}
         detector = build(State(setup.detector)) if setup.mode == "selective" else None
         engine = self._engine(setup, detector)
+        # Before the engine starts: its threads keep the warden's methods as they find them.
+        watch = engine if isinstance(engine, StockEngine) else Watch(engine.warden)
         engine.open(store.served())
         sock = reserve_socket("127.0.0.1", 0)
         limits = GatewayConfig(
@@ -156,7 +159,11 @@ class Host:
             max_body_bytes=1 << 26,
         )
         app = create_app(engine, store, limits, metrics=lambda: b"")
-        url = self._serve(setup, engine, detector, app, sock)
+        server, thread, url = _started(app, engine, sock)
+        if isinstance(engine, StockEngine):
+            engine.watch()
+        self._served = Served(engine, server, thread, watch)
+        self._served.troubles += _troubles(State(setup.detector), engine, detector)
         return {"url": f"{url}/v1", "model": MODEL, "keys": keys}
 
     def _engine(self, setup: Setup, detector: Any) -> HFEngine:
@@ -172,41 +179,37 @@ class Host:
             detector=detector,
         )
 
-    def _serve(self, setup: Setup, engine: HFEngine, detector: Any, app: Any, sock: Any) -> str:
-        urls: list[str] = []
-        failures: list[BaseException] = []
-        ready = threading.Event()
-
-        def on_ready(url: str) -> None:
-            urls.append(url)
-            ready.set()
-
-        server = Server(app, engine, sock, drain_s=1.0, on_ready=on_ready)
-
-        def run() -> None:
-            try:
-                asyncio.run(server.run())
-            except BaseException as error:
-                failures.append(error)
-            finally:
-                ready.set()
-
-        thread = threading.Thread(target=run, name="bench-server", daemon=True)
-        thread.start()
-        if not ready.wait(START_S) or not urls:
-            raise failures[0] if failures else RuntimeError("the server did not start")
-        if isinstance(engine, StockEngine):
-            engine.watch()
-        watch = engine if isinstance(engine, StockEngine) else Watch(engine.warden)
-        served = Served(engine, server, thread, detector, watch)
-        served.troubles += _troubles(State(setup.detector), engine, detector)
-        self._served = served
-        return urls[0]
-
     def _now_served(self) -> Served:
         if self._served is None:
             raise RuntimeError("nothing is served")
         return self._served
+
+
+def _started(app: FastAPI, engine: HFEngine, sock: socket) -> tuple[Server, threading.Thread, str]:
+    """A server that accepts requests, the thread it runs in, and its URL."""
+    urls: list[str] = []
+    failures: list[BaseException] = []
+    ready = threading.Event()
+
+    def on_ready(url: str) -> None:
+        urls.append(url)
+        ready.set()
+
+    server = Server(app, engine, sock, drain_s=1.0, on_ready=on_ready)
+
+    def run() -> None:
+        try:
+            asyncio.run(server.run())
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="bench-server", daemon=True)
+    thread.start()
+    if not ready.wait(START_S) or not urls:
+        raise failures[0] if failures else RuntimeError("the server did not start")
+    return server, thread, urls[0]
 
 
 def _troubles(state: State, engine: HFEngine, detector: Any) -> list[Trouble]:
