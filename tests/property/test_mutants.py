@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
+from safekv.cache import tree as tree_module
 from safekv.cache.node import Claim, Node
 from safekv.cache.quota import EPOCH_BITS, Account, Pool
 from safekv.cache.structure import Structure
@@ -34,6 +36,14 @@ def shared_in_part() -> None:
     both.put(B, "ab")
     both.promote(B, "abcd")
     both.hit(C, "abcd")
+
+
+def behind_the_shared() -> None:
+    """A private run lies behind a shared one that everybody may read."""
+    both = Lockstep(small())
+    both.put(A, "abcd")
+    both.promote(A, "ab")
+    both.hit(B, "abcd")
 
 
 def branches() -> None:
@@ -113,6 +123,19 @@ def see_others(node: Node, tenant: TenantId) -> bool:
     return node.claim(tenant) is None
 
 
+def ask_once(root: Node, width: int, tenant: TenantId, tokens: bytes) -> tuple[Node, int, int]:
+    """A walk that takes all that lies below a visible run for visible."""
+    node, at = root, 0
+    while (child := node.children.get(tokens[at : at + width])) is not None:
+        if node is root and not child.visible_to(tenant):
+            break
+        tail = 1 + child.common_blocks(tokens, at + width, (len(tokens) - at) // width - 1)
+        node, at = child, at + tail * width
+        if tail < child.size:
+            return node, at // width, tail
+    return node, at // width, node.size
+
+
 def unlocked(structure: Structure, node: Node, account: Account) -> int:
     return 0
 
@@ -145,7 +168,8 @@ def mark_nothing(claim: Claim, n_blocks: int, size: int, now: int) -> None:
 
 def mark_everybody(claim: Claim, n_blocks: int, size: int, now: int) -> None:
     node = claim.node
-    for each in list(node.holds.values()) if node.holds else [claim]:
+    for each in [node.claim(holder) for holder in node.holders()]:
+        assert each is not None
         mark(each, n_blocks, size, max(now, each.used))
 
 
@@ -195,9 +219,10 @@ def youngest_first(account: Account, floor_blocks: float) -> Claim | None:
 
 share, drop, merge, mark = Structure.share, Structure.drop, Structure._merge, Claim.mark
 
-MUTANTS: dict[str, tuple[type, str, Callable[..., object], Program]] = {
+MUTANTS: dict[str, tuple[type | ModuleType, str, Callable[..., object], Program]] = {
     "everybody sees everything": (Node, "visible_to", see_all, strangers),
     "visibility is the wrong way round": (Node, "visible_to", see_others, strangers),
+    "who sees a run sees all below": (tree_module, "visible_path", ask_once, behind_the_shared),
     "a lock does not lock": (Structure, "locked_blocks", unlocked, locked),
     "a run is shared below a private one": (Structure, "share", share_the_end_only, shared_in_part),
     "a shared run is charged twice": (Structure, "share", share_and_charge_on, charges),

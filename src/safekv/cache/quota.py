@@ -48,12 +48,11 @@ class Account:
         return self.clock
 
     def _order(self, claim: Claim) -> Order:
-        return self._reused if claim.reused == claim.node.size else self._fresh
+        return self._reused if claim.all_reused else self._fresh
 
     def touch(self, claim: Claim) -> None:
         """Put a claim that was used just now last. O(1)."""
-        take_out(claim)
-        self._order(claim).append(claim)
+        self._order(claim).touch(claim)
 
     def offer(self, claim: Claim) -> None:
         """Let a claim wait that was used some time ago, unless it waits already. O(log n)."""
@@ -66,7 +65,7 @@ class Account:
 
     def used_now(self, claim: Claim) -> None:
         """Put a claim last whose time of use has changed, if it may lapse; else take it out."""
-        if self.may_lapse(claim):
+        if claim.may_lapse(self.holder):
             self.touch(claim)
         else:
             self.remove(claim)
@@ -95,10 +94,7 @@ class Account:
 
     def may_lapse(self, claim: Claim) -> bool:
         """Whether the claim is one still, is charged, and nothing hangs below it."""
-        node = claim.node
-        if node.parent is None or claim.below or node.claim(self.holder) is not claim:
-            return False
-        return self.holder is Scope.SHARED or not node.shared
+        return claim.may_lapse(self.holder)
 
     def waiting(self) -> Iterator[Claim]:
         """All claims that wait, in no order of value."""

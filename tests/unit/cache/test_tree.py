@@ -193,7 +193,7 @@ def put_apart(both: Lockstep) -> Node:
     [
         (lambda tree, node: tree._at.hold(node, tree._ledger.pool, 1), "below a private one"),
         (lambda tree, node: tree._at.hold(node, tree._ledger.get(B), 1), "holders grow"),
-        (lambda tree, node: setattr(node, "owner", None), "nobody holds|miscounts"),
+        (lambda tree, node: setattr(node, "holds", {}), "nobody holds|miscounts"),
         (lambda tree, node: setattr(node, "blocks", node.blocks * 2), "disagree"),
         (lambda tree, node: setattr(node, "key", node.key[::-1]), "wrong key|disagree"),
         (lambda tree, node: setattr(node, "blocks", node.parent.blocks), "stored twice"),
