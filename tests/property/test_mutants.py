@@ -153,7 +153,7 @@ def drop_without_time(structure: Structure, node: Node, account: Account) -> Non
     """The parent of what is dropped does not learn when that was used."""
     claim = node.claim(account.holder)
     assert claim is not None
-    claim.used, claim.steps = 0, None
+    claim.set_uses(0, None)
     drop(structure, node, account)
 
 

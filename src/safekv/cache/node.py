@@ -14,24 +14,42 @@ NO_CHILDREN: Final[Mapping[bytes, Node]] = {}
 """What all nodes without children have together, to save memory; nobody adds to it."""
 
 
+Steps = list[tuple[int, int]]
+
+
 class Claim:
     """One holder's claim on one run: when that holder last used each of its blocks.
 
     A use covers a prefix, so the time of a block is that of the latest use which reached it.
     `used` is the time of the last block; `steps` are the (length, time) of later uses that
-    ended further up, longest first, or `None` where there are none. The first `reused` blocks
-    were matched again since they were claimed. `before` and `behind` are its neighbours in the
-    holder's order of use, `None` for a claim that is not in it.
+    ended further up, longest first, or `None` where there are none. Most claims have none, so
+    both lie in one slot. The first `reused` blocks were matched again since they were claimed.
+    `before` and `behind` are its neighbours in the holder's order of use, `None` for a claim
+    that is not in it.
     """
 
-    __slots__ = ("before", "behind", "reused", "steps", "used")
+    __slots__ = ("_uses", "before", "behind", "reused")
 
     def __init__(self, used: int) -> None:
-        self.used = used
+        self._uses: int | tuple[int, Steps] = used
         self.reused = 0
-        self.steps: list[tuple[int, int]] | None = None
         self.before: Claim | None = None
         self.behind: Claim | None = None
+
+    @property
+    def used(self) -> int:
+        """The time of the last block."""
+        uses = self._uses
+        return uses if isinstance(uses, int) else uses[0]
+
+    @property
+    def steps(self) -> Steps | None:
+        """Later uses of fewer blocks, longest first."""
+        return None if isinstance(self._uses, int) else self._uses[1]
+
+    def set_uses(self, used: int, steps: Steps | None) -> None:
+        """Replace all times of use."""
+        self._uses = (used, steps) if steps else used
 
     @property
     def node(self) -> Node:
@@ -59,18 +77,21 @@ class Claim:
 
     def mark(self, n_blocks: int, size: int, now: int) -> None:
         """The first `n_blocks` of `size` were used at `now`. Later uses stay as they are."""
-        steps = self.steps
-        if now > (steps[-1][1] if steps else self.used):
-            if n_blocks == size:
-                self.used, self.steps = now, None
-            elif steps is None:
-                self.steps = [(n_blocks, now)]
-            else:
-                while steps and steps[-1][0] <= n_blocks:
-                    steps.pop()
-                steps.append((n_blocks, now))
-            return
-        # Out of order: a read of the pool, or the time of a child that lapsed.
+        uses = self._uses
+        used, steps = (uses, None) if isinstance(uses, int) else uses
+        if now <= (steps[-1][1] if steps else used):
+            self._mark_late(n_blocks, size, now)
+        elif n_blocks == size:
+            self._uses = now
+        elif steps is None:
+            self._uses = (used, [(n_blocks, now)])
+        else:
+            while steps and steps[-1][0] <= n_blocks:
+                steps.pop()
+            steps.append((n_blocks, now))
+
+    def _mark_late(self, n_blocks: int, size: int, now: int) -> None:
+        """Mark a use that is not the latest: a read of the pool, or that of a lapsed child."""
         times = [(size, self.used), *(self.steps or ())]
         longer = [step for step in times if step[0] > n_blocks]
         if longer and longer[-1][1] >= now:
@@ -78,24 +99,25 @@ class Claim:
         later = [step for step in times if step[0] <= n_blocks and step[1] > now]
         if not later or later[0][0] < n_blocks:
             later = [(n_blocks, now), *later]
-        (_, self.used), *steps = *longer, *later
-        self.steps = steps or None
+        (_, used), *steps = *longer, *later
+        self.set_uses(used, steps)
 
     def shorten(self, keep: int) -> None:
         """Forget the blocks behind the first `keep`: uses that ended there count in full now."""
         self.reused = min(self.reused, keep)
-        while self.steps and self.steps[0][0] >= keep:
-            self.used = self.steps.pop(0)[1]
-        self.steps = self.steps or None
+        used, steps = self.used, self.steps
+        while steps and steps[0][0] >= keep:
+            used = steps.pop(0)[1]
+        self.set_uses(used, steps)
 
     def split_off(self, upper: Claim, n: int) -> None:
         """Move what concerns the first `n` blocks to `upper`, a fresh claim on these."""
         upper.reused = min(self.reused, n)
         self.reused -= upper.reused
         steps = self.steps or ()
-        upper.used = max([self.used, *(time for length, time in steps if length >= n)])
-        upper.steps = [step for step in steps if step[0] < n] or None
-        self.steps = [(length - n, time) for length, time in steps if length > n] or None
+        used = max([self.used, *(time for length, time in steps if length >= n)])
+        upper.set_uses(used, [step for step in steps if step[0] < n])
+        self.set_uses(self.used, [(length - n, time) for length, time in steps if length > n])
 
     def absorb(self, upper: Claim, n: int) -> None:
         """Take over `upper`, the same holder's claim on the `n` blocks just above."""
@@ -103,7 +125,7 @@ class Claim:
         before = [(n, upper.used), *(upper.steps or ())]
         kept = [step for step in before if step[1] > self.latest]
         steps = [(length + n, time) for length, time in self.steps or ()]
-        self.steps = [*steps, *kept] or None
+        self.set_uses(self.used, [*steps, *kept])
 
 
 class Node(Claim):

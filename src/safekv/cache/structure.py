@@ -230,8 +230,9 @@ class Structure:
         if not isinstance(owner, str):
             return owner
         share = Share(node, node.used, len(node.children))
-        share.steps, share.reused = node.steps, node.reused
-        node.steps = None
+        share.reused = node.reused
+        share.set_uses(node.used, node.steps)
+        node.set_uses(0, None)
         shares: dict[Holder, Share] = {owner: share}
         node.holds = shares
         self.ledger.of(owner).replace(node, share)

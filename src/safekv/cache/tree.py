@@ -93,11 +93,11 @@ class PrefixTree:
         unread = bool(pool.charged_blocks) and self._at.root.children[tokens[: self._width]].shared
         while node.parent is not None and (own < 0 or unread):
             if own < 0 and (claim := node.claim(account.holder)) is not None:
-                own, now = n_blocks, account.tick()
+                own, size = n_blocks, node.size
                 if claim.reused < tail:
                     self._at.reuse(node, account, tail)
-                claim.mark(tail, node.size, now)
-                if claim.used == now:
+                claim.mark(tail, size, account.tick())
+                if tail == size:
                     account.used_now(claim)
             if unread and node.shared:
                 pool.note_read(node, tail, tokens, n_blocks)
