@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from safekv.cache import eviction
 from safekv.cache import tree as tree_module
 from safekv.cache.node import Claim, Node
 from safekv.cache.quota import EPOCH_BITS, Account, Pool
@@ -101,6 +102,17 @@ def flooded() -> None:
     both.hit(A, "aaa")
     for text in ("bbb", "ccc", "ddd", "bcd"):
         both.put(A, text)
+
+
+def overcommitted() -> None:
+    """Who is over quota loses what was used least recently, though another is further over it."""
+    both = Lockstep(small(capacity_blocks=10, shared_blocks=0, quota_blocks=2, overcommit=3))
+    both.put(A, "aaa")
+    both.put(B, "bbbb")
+    both.evict(1)
+    both.hit(B, "b")
+    both.put(C, "c")
+    both.evict(4)
 
 
 def read_in_this_epoch() -> None:
@@ -209,12 +221,19 @@ def read_at_once(pool: Pool, node: Node, n_blocks: int, tokens: bytes, total: in
     Account.touch(pool, claim)
 
 
+def from_the_fullest(structure: Structure, goal: int) -> None:
+    return None
+
+
+def beyond_the_quota(structure: Structure, account: Account) -> tuple[int, Account] | None:
+    """Takes what is within quotas for borrowed."""
+    claim = account.first(0)
+    return None if claim is None else (claim.used, account)
+
+
 def youngest_first(account: Account, floor_blocks: float) -> Claim | None:
     waiting = [claim for claim in account.waiting() if account.may_lapse(claim)]
-    claim = max(waiting, key=lambda claim: claim.used, default=None)
-    if claim is not None:
-        account.remove(claim)
-    return claim
+    return max(waiting, key=lambda claim: claim.used, default=None)
 
 
 share, drop, merge, mark = Structure.share, Structure.drop, Structure._merge, Claim.mark
@@ -234,7 +253,9 @@ MUTANTS: dict[str, tuple[type | ModuleType, str, Callable[..., object], Program]
     "a split forgets leases": (Structure, "_split_leases", split_without_leases, merged),
     "what is stored is not charged": (Structure, "_grow", forget_to_grow, locked),
     "blocks are lost instead of freed": (Structure, "_truncate", lose_the_last_block, beginnings),
-    "the youngest goes first": (Account, "pop", youngest_first, beginnings),
+    "the fullest loses first": (eviction, "_reclaim_borrowed", from_the_fullest, overcommitted),
+    "a quota is not kept": (eviction, "_borrowed", beyond_the_quota, overcommitted),
+    "the youngest goes first": (Account, "first", youngest_first, beginnings),
     "a second match counts for nothing": (Structure, "reuse", forget_reuse, flooded),
     "a read of a shared run counts at once": (Pool, "note_read", read_at_once, read_in_this_epoch),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Final
 
 from safekv.cache.config import CacheConfig
@@ -18,14 +19,17 @@ EPOCH_BITS: Final = 32
 class Account:
     """A holder's virtual cache: what it is charged for, and which claim of it is oldest.
 
-    `clock` counts the holder's own uses, so its order of eviction depends on nobody else.
-    Claims whose last block was never matched again (`fresh`) and those whose was wait in two
-    orders; `reused_blocks` of the charged blocks are of the second kind.
+    `clock` is the time of the holder's last use. All tenants' uses take their times from one
+    count, so that they can be compared when memory is overcommitted; within an account only the
+    order of its own uses counts, which depends on nobody else. Claims whose last block was never
+    matched again (`fresh`) and those whose was wait in two orders; `reused_blocks` of the charged
+    blocks are of the second kind.
     """
 
     __slots__ = (
         "_fresh",
         "_reused",
+        "_times",
         "charged_blocks",
         "clock",
         "explicit_blocks",
@@ -34,8 +38,9 @@ class Account:
         "reused_blocks",
     )
 
-    def __init__(self, holder: Holder, quota_blocks: int | None) -> None:
+    def __init__(self, holder: Holder, quota_blocks: int | None, times: Iterator[int]) -> None:
         self.holder = holder
+        self._times = times
         self.explicit_blocks = quota_blocks
         self.charged_blocks = self.reused_blocks = 0
         self.clock = 0
@@ -43,8 +48,8 @@ class Account:
         self._fresh, self._reused = Order(reused=False), Order(reused=True)
 
     def tick(self) -> int:
-        """The next moment of this holder's own time."""
-        self.clock += 1
+        """The next moment, for a use by this holder."""
+        self.clock = next(self._times)
         return self.clock
 
     def _order(self, claim: Claim) -> Order:
@@ -74,8 +79,8 @@ class Account:
         """Let `heir`, with the same uses, wait where `claim` waits."""
         put_in_place_of(claim, heir, self._order(heir))
 
-    def pop(self, floor_blocks: float) -> Claim | None:
-        """The claim to lapse next, which no longer waits, or `None`. O(log claims) amortised.
+    def first(self, floor_blocks: float) -> Claim | None:
+        """The claim to lapse next, or `None`. O(log claims) amortised.
 
         The one used least recently, but while no more than `floor_blocks` re-used blocks are
         left a fresh one goes first: a flood of prompts that nobody repeats costs at most the
@@ -88,6 +93,11 @@ class Account:
             reused is not None and self.reused_blocks > floor_blocks and reused.used < fresh.used
         ):
             claim = reused
+        return claim
+
+    def pop(self, floor_blocks: float) -> Claim | None:
+        """The claim to lapse next, which no longer waits, or `None`."""
+        claim = self.first(floor_blocks)
         if claim is not None:
             take_out(claim)
         return claim
@@ -115,7 +125,7 @@ class Pool(Account):
     __slots__ = ("_reads", "_touched", "epoch", "serial")
 
     def __init__(self, quota_blocks: int) -> None:
-        super().__init__(Scope.SHARED, quota_blocks)
+        super().__init__(Scope.SHARED, quota_blocks, count())
         self.epoch = self.serial = 0
         self._touched: set[Claim] = set()
         self._reads: dict[tuple[Node, int], Read] = {}
@@ -191,6 +201,7 @@ class Ledger:
         self._reused_floor = config.reused_floor
         self.pool = Pool(config.pool_blocks)
         self._accounts: dict[TenantId, Account] = {}
+        self._times = count(1)
         self._share = 0
 
     def __iter__(self) -> Iterator[Account]:
@@ -227,7 +238,7 @@ class Ledger:
                 f" {len(others) + 1} tenants",
                 "raise cache.capacity_blocks, or lower cache.shared_blocks or other quotas",
             )
-        account = self._accounts.setdefault(tenant, Account(tenant, quota_blocks))
+        account = self._accounts.setdefault(tenant, Account(tenant, quota_blocks, self._times))
         account.explicit_blocks = quota_blocks
         self._divide()
         return account
