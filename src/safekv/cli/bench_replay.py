@@ -42,8 +42,11 @@ COLUMNS = {
     "--false-flags", default=0.0, show_default=True, help="Share of the others flagged as well."
 )
 @click.option("--budget", default="inf", show_default=True, help="Memory, share of all blocks.")
-@click.option("--shared-share", default=0.25, show_default=True, help="The shared pool's part.")
+@click.option("--shared-share", type=float, help="The shared pool's part; as safekv divides it.")
 @click.option("--overcommit", default=1.0, show_default=True, help="Times its quota, per tenant.")
+@click.option(
+    "--quota-part", default=1.0, show_default=True, help="Of its equal share, what is guaranteed."
+)
 @click.option("--epoch", "epoch_s", default=10.0, show_default=True, help="Seconds of the trace.")
 @click.option("--policy", "policies", multiple=True, help=f"One of {', '.join(POLICIES)}; all.")
 @click.option("--seed", default=0, show_default=True)
@@ -57,8 +60,9 @@ def replay(
     recall: float,
     false_flags: float,
     budget: str,
-    shared_share: float,
+    shared_share: float | None,
     overcommit: float,
+    quota_part: float,
     epoch_s: float,
     policies: tuple[str, ...],
     seed: int,
@@ -94,6 +98,7 @@ def replay(
         budget=_share(budget),
         shared_share=shared_share,
         overcommit=overcommit,
+        quota_part=quota_part,
         epoch_s=epoch_s,
     )
     with steps("safekv bench replay") as report:
