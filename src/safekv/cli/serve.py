@@ -100,6 +100,7 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     metrics = PrometheusSink()
     engine = _engine(model, settings, metrics, declarations, sealer)
     engine.open(tenants.served())
+    _say_who_may_hold_what(engine, settings, tenants)
     _register_gauges(metrics, engine)
     warnings = _warnings(settings, tenants)
     for warning in warnings:
@@ -111,6 +112,16 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
         click.echo(f"safekv: serving {engine.model_id} at {url} (mode {mode})", err=True)
 
     run_server(app, engine, sock, drain_s=server.drain_s, on_ready=ready)
+
+
+def _say_who_may_hold_what(engine: HFEngine, settings: Settings, tenants: TenantStore) -> None:
+    from safekv.cli.memory import memory_lines
+
+    some = next(iter(tenants.served()), None)
+    ceiling = engine.warden.ceiling_blocks(some) if some is not None else 0
+    stats = engine.warden.stats()
+    for line in memory_lines(settings.cache, stats, ceiling, engine.context_tokens):
+        click.echo(f"safekv: {line}", err=True)
 
 
 def _engine(
