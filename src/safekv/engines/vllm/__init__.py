@@ -1,0 +1,1 @@
+"""Selective sharing in unmodified vLLM. Importing this package imports neither vLLM nor torch."""
