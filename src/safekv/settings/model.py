@@ -12,6 +12,7 @@ from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.detect.config import DetectConfig
 from safekv.engines.hf.config import HFConfig
 from safekv.gateway.config import GatewayConfig
+from safekv.gateway.vllm.config import FrontConfig
 from safekv.safeguard.config import SafeguardConfig
 from safekv.warden.config import WardenConfig
 
@@ -23,6 +24,7 @@ Section: TypeAlias = (
     | SafeguardConfig
     | HFConfig
     | GatewayConfig
+    | FrontConfig
 )
 
 
@@ -37,6 +39,7 @@ class Settings:
     safeguard: SafeguardConfig = field(default_factory=SafeguardConfig)
     engine: HFConfig = field(default_factory=HFConfig)
     server: GatewayConfig = field(default_factory=GatewayConfig)
+    front: FrontConfig = field(default_factory=FrontConfig)
 
 
 @cache
