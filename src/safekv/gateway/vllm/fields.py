@@ -20,7 +20,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 PASSED: Final = _names("""
-    model messages prompt suffix input inputs texts images query queries item items documents
+    model messages prompt suffix input inputs texts images query queries items documents
     data_1 data_2 text_1 text_2 tokens token_ids system instructions instruction
 
     max_tokens max_completion_tokens max_output_tokens min_tokens n best_of seed stop stop_sequences

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from safekv.engines.vllm.claim import sign
-from safekv.errors import RequestError, SafeKVError
+from safekv.errors import EngineError, RequestError, SafeKVError
 from safekv.gateway.errors import error_response
 from safekv.gateway.tenants import TenantStore
 from safekv.gateway.vllm import body as bodies
@@ -53,15 +53,19 @@ class Front:
         claim_key: bytes,
         max_body_bytes: int,
         config: FrontConfig,
+        believed: Callable[[Scope], bool] = lambda _: True,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        """`now_s` is wall time. Raises `ConfigError` if a gateway's secret cannot be trusted."""
+        """`believed` says whether the scheduler behind `scope` reads claims: until it does, all
+        but open routes answer 503. `now_s` is wall time. Raises `ConfigError` if a gateway's
+        secret cannot be trusted."""
         self._app = app
         self._tenants = tenants
         self._claim_key = claim_key
         self._max_body_bytes = max_body_bytes
         self._config = config
         self._gateway = TrustedGateway(config)
+        self._believed = believed
         self._now_s = now_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,6 +105,8 @@ class Front:
             return Admitted(_scope(request, b"", keep_query=False), b"")
         caller = identify(request, self._tenants, self._gateway)
         require(caller, route.access)
+        if not self._believed(request.scope):
+            raise EngineError("the scheduler does not read claims")
         raw = await bodies.read(request.receive, request.headers, self._max_body_bytes)
         if caller.access is Access.OPERATOR:
             return Admitted(_scope(request, raw, keep_query=True), raw)

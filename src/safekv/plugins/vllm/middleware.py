@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from safekv.engines.vllm.claim import load_claim_key
 from safekv.gateway.tenants import TenantStore, default_keys_file
@@ -20,6 +20,28 @@ from safekv.gateway.vllm.front import Front
 from safekv.plugins.vllm.config import load_settings
 
 logger = logging.getLogger(__name__)
+
+
+class SchedulerCheck:
+    """Whether the server's scheduler reads claims: safekv's do, and say so by `verifies_claims`.
+
+    Without it every tenant would use one cache, as in a stock server, while the front pretends
+    that they do not. Asked once, of the class that the engine core takes.
+    """
+
+    def __init__(self) -> None:
+        self._found: bool | None = None
+
+    def __call__(self, scope: Scope) -> bool:
+        if self._found is None:
+            config = scope["app"].state.vllm_config.scheduler_config
+            self._found = getattr(config.get_scheduler_cls(), "verifies_claims", False) is True
+            if not self._found:
+                logger.error(
+                    "safekv: nothing is served, because vLLM runs without safekv's scheduler; "
+                    "start it with SAFEKV=1 or --scheduler-cls safekv.engines.vllm.Scheduler"
+                )
+        return self._found
 
 
 def bound_front(env: Mapping[str, str]) -> type[Front]:
@@ -36,6 +58,7 @@ def bound_front(env: Mapping[str, str]) -> type[Front]:
         "claim_key": load_claim_key(env),
         "max_body_bytes": settings.server.max_body_bytes,
         "config": settings.front,
+        "believed": SchedulerCheck(),
     }
 
     class TenantMiddleware(Front):
