@@ -17,7 +17,6 @@ import pytest
 from safekv.engines.vllm.process import MIDDLEWARE, SCHEDULER, VllmServer
 from safekv.errors import ConfigError
 
-
 GUARDED = """
     --api-key --api_key --api-key=x --middleware --middlew --scheduler-cls=x --port --host --model
     --config=/x.yaml --uds --headless --served_model
