@@ -11,6 +11,7 @@ from typing import TypeAlias, get_type_hints
 from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.detect.config import DetectConfig
 from safekv.engines.hf.config import HFConfig
+from safekv.engines.vllm.config import VllmConfig
 from safekv.gateway.config import GatewayConfig
 from safekv.safeguard.config import SafeguardConfig
 from safekv.warden.config import WardenConfig
@@ -22,6 +23,7 @@ Section: TypeAlias = (
     | WardenConfig
     | SafeguardConfig
     | HFConfig
+    | VllmConfig
     | GatewayConfig
 )
 
@@ -36,6 +38,7 @@ class Settings:
     warden: WardenConfig = field(default_factory=WardenConfig)
     safeguard: SafeguardConfig = field(default_factory=SafeguardConfig)
     engine: HFConfig = field(default_factory=HFConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
     server: GatewayConfig = field(default_factory=GatewayConfig)
 
 
