@@ -11,6 +11,8 @@ import importlib
 from typing import Final
 
 LOADED_BY_VLLM: Final = {
+    "AsyncScheduler": "safekv.plugins.vllm.scheduler",
+    "Scheduler": "safekv.plugins.vllm.scheduler",
     "TenantMiddleware": "safekv.plugins.vllm.middleware",
 }
 
