@@ -78,8 +78,8 @@ ifeq ($(strip $(ARGS)),)
 endif
 
 test-vllm: model $(VLLM_READY)  ## Run the tests beside the real vLLM, in an environment of their own
-	@if [ -e $(VLLM_SKIPPED) ]; then echo "==> tests/vllm SKIPPED: $$(cat $(VLLM_SKIPPED))"; else \
-	  echo "==> pytest tests/vllm"; $(VLLM_BIN)/python -m pytest tests/vllm $(ARGS); fi
+	@if [ -e $(VLLM_SKIPPED) ]; then echo "==> tests/integration/vllm SKIPPED: $$(cat $(VLLM_SKIPPED))"; else \
+	  echo "==> pytest tests/integration/vllm"; $(VLLM_BIN)/python -m pytest tests/integration/vllm $(ARGS); fi
 
 # vLLM pins a torch of its own, so it cannot live in .venv. Its wheel for CPUs asks for torchvision,
 # torchaudio and torchcodec, whose usual builds are CUDA's and break transformers' import beside a

@@ -43,8 +43,8 @@ def vllm(
 
     Exit status: 0 measured, 1 an engine died, 2 bad model or option, or vLLM is missing.
     """
-    from safekv.bench import vllm_serving as measured
     from safekv.bench.record import environment
+    from safekv.bench.vllm import serving as measured
     from safekv.cli.progress import model_progress
     from safekv.engines.hf.store import model_id, resolve_model
     from safekv.engines.vllm.version import require_supported

@@ -15,7 +15,7 @@ from safekv.engines.vllm.version import installed_version, require_supported
 from safekv.gateway.vllm import fields
 from safekv.gateway.vllm.routes import ROUTES, Access, Carrier, markdown
 
-DOCS = Path(__file__).parents[2] / "docs" / "deploy-vllm.md"
+DOCS = Path(__file__).parents[3] / "docs" / "deploy-vllm.md"
 
 # Behind other switches than `apps` sets: a task's or a package's own.
 ELSEWHERE = {("POST", "/v2/chat"), ("POST", "/cohere/v2/chat"), ("POST", "/cohere/v2/chat/render")}

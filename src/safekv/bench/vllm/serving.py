@@ -26,19 +26,31 @@ from safekv.bench.stats import paired_ratio
 from safekv.errors import ConfigError, EngineError
 
 KINDS: Final = ("global", "salt", "safekv")
+BLOCK_TOKENS: Final = 32
 TOKENS_PER_SENTENCE: Final = 10
+EPOCH_S: Final = "0.1"
 MAX_AT_ONCE: Final = 16
 BARS: Final = {"first_turn": 1.05, "control": 1.02, "kv_memory": 1.10}
 """The most that safekv may take of what global sharing (first turn, memory) or a stock server
 (control, where nobody shares) takes."""
 
-SUBJECTS: Final = (
-    ["the gardener", "a red fox", "our neighbour", "the old bridge", "a small boat", "the baker"]
-)
+SUBJECTS: Final = [
+    "the gardener",
+    "a red fox",
+    "our neighbour",
+    "the old bridge",
+    "a small boat",
+    "the baker",
+]
 VERBS: Final = ["waters", "watches", "carries", "repairs", "follows", "paints"]
-OBJECTS: Final = (
-    ["the roses", "a wooden fence", "the morning bread", "seven lamps", "a long river", "the hill"]
-)
+OBJECTS: Final = [
+    "the roses",
+    "a wooden fence",
+    "the morning bread",
+    "seven lamps",
+    "a long river",
+    "the hill",
+]
 PLACES: Final = ["in spring", "near the harbour", "before noon", "under the trees", "on quiet days"]
 
 Progress = Callable[[int, int], None]
@@ -106,7 +118,7 @@ class Engine:
     def __init__(self, kind: str, model: str, max_model_len: int, env: Mapping[str, str]) -> None:
         self.kind = kind
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
-        worker = [sys.executable, "-m", "safekv.bench.peers.vllm_serving_worker"]
+        worker = [sys.executable, "-m", "safekv.bench.vllm.serving_worker"]
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             [*worker, kind, model, str(max_model_len)],
             stdin=subprocess.PIPE,
@@ -164,7 +176,7 @@ def engines(model: str, plan: ServingPlan) -> Iterator[dict[str, Engine]]:
     length = plan.system_tokens + 160 * plan.turns + 256
     with ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory())
-        env = {**os.environ, "SAFEKV_HOME": home}
+        env = {"SAFEKV_WARDEN__EPOCH_S": EPOCH_S, **os.environ, "SAFEKV_HOME": home}
         root = Path(safekv.__file__).resolve().parent.parent
         if root.name == "src":
             env["PYTHONPATH"] = os.pathsep.join([str(root), env.get("PYTHONPATH", "")]).rstrip(":")
@@ -194,15 +206,18 @@ class Run:
         # A number at the front: texts are different from their first block on.
         return f"Note {self._words.randrange(10**6)}: " + " ".join(made)
 
-    def together(self, chats: Sequence[Chat], *, keep: bool = True) -> dict[str, Row]:
-        """Let every engine serve the open question of each chat, one engine after the other."""
+    def together(
+        self, chats: Sequence[Chat], *, promoted: int = 0, keep: bool = True
+    ) -> dict[str, Row]:
+        """Let every engine serve the open question of each chat, one engine after the other, and
+        wait until `promoted` blocks more are shared."""
         answers = {}
         for kind in self._order():
             requests = [chat.request(kind, self._plan.output_tokens) for chat in chats]
             answers[kind] = self._engines[kind].ask(do="serve", requests=requests)
             # Detection ends before another engine's turn, so it slows nobody else.
             answers[kind]["settled"] = self._engines[kind].ask(
-                do="settle", seconds=self._plan.settle_s
+                do="settle", blocks=promoted, seconds=self._plan.settle_s
             )
             for chat, result in zip(chats, answers[kind]["results"], strict=True):
                 if keep:
@@ -229,7 +244,9 @@ class Run:
         chats = [Chat.begin(f"tenant-{i}", system) for i in range(tenants)]
         for chat in chats:
             chat.ask(self.sentences(20))
-        primer = self.together(chats[:1])
+        # The last blocks of the system prompt wait for what follows them: the look-ahead.
+        expected = self._plan.system_tokens // BLOCK_TOKENS // 2
+        primer = self.together(chats[:1], promoted=expected)
         first = [self.together([chat]) for chat in chats[1:]]
         later = []
         for _ in range(self._plan.turns - 1):

@@ -23,7 +23,8 @@ from safekv.types import TenantId
 SCHEDULER: Final = "safekv.engines.vllm.Scheduler"
 KINDS: Final = ("global", "salt", "safekv")
 BLOCK_TOKENS: Final = 32
-SETTLED_S: Final = 0.05
+POLL_S: Final = 0.02
+QUIET_EPOCHS: Final = 2
 QUIET: Final = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -58,11 +59,11 @@ class ServingEngine:
         self._engine = self._llm.llm_engine
         self._tokenizer = self._llm.get_tokenizer()
         self._scheduler = self._engine.engine_core.engine_core.scheduler
+        self._shared = 0
 
     def about(self) -> dict[str, Any]:
         """The version, and how much memory a block of KV takes."""
         import torch
-
         import vllm
 
         pool = self._scheduler.kv_cache_manager.block_pool
@@ -121,21 +122,28 @@ class ServingEngine:
             extra_args=claim,
         )
 
-    def settle(self, seconds: float) -> dict[str, Any]:
-        """Wait until every prompt was judged and its verdict applied, `seconds` at most."""
+    def settle(self, blocks: int, seconds: float) -> dict[str, Any]:
+        """Wait until `blocks` more blocks are shared than at the last call, `seconds` at most,
+        and two epochs more in which nothing changes."""
         began = time.perf_counter()
         if self._kind != "safekv":
             return {"waited_s": 0.0, "shared_blocks": 0, "settled": True}
-        while True:
-            stats = self._scheduler.safekv_stats()
-            waited = time.perf_counter() - began
-            if stats["pending_prompts"] == 0 or waited > seconds:
-                break
-            time.sleep(SETTLED_S)
+        keeper, before = self._scheduler.keeper, self._shared
+        at, quiet = None, 0
+        while quiet < QUIET_EPOCHS and time.perf_counter() - began < seconds:
+            time.sleep(POLL_S)
+            keeper.drain()
+            shared, epoch = len(keeper.visible.shared), keeper.visible.epochs
+            busy = len(keeper.renamer) > 0 or shared < before + blocks
+            if busy or at is None or shared != self._shared:
+                quiet = 0
+            elif epoch != at:
+                quiet += 1
+            at, self._shared = epoch, shared
         return {
-            "waited_s": waited,
-            "shared_blocks": stats["shared_blocks"],
-            "settled": stats["pending_prompts"] == 0,
+            "waited_s": time.perf_counter() - began,
+            "shared_blocks": self._shared - before,
+            "settled": quiet >= QUIET_EPOCHS,
         }
 
     def cached(self) -> dict[str, int]:
@@ -153,7 +161,7 @@ class ServingEngine:
             case "serve":
                 return self.serve(request["requests"])
             case "settle":
-                return self.settle(request["seconds"])
+                return self.settle(request["blocks"], request["seconds"])
             case "cached":
                 return self.cached()
             case "reset":
