@@ -28,7 +28,7 @@ if importlib.util.find_spec("vllm") is None:
 def pytest_report_header() -> str | None:
     """Says once why nothing of this folder runs."""
     if importlib.util.find_spec("vllm") is None:
-        return "tests/integration/vllm: left out, vLLM is not installed in this environment (make test-vllm)"
+        return "tests/integration/vllm: left out, vLLM is not installed here (make test-vllm)"
     return None
 
 
