@@ -43,8 +43,9 @@ class Server:
     home: Path
 
     def said(self) -> str:
-        self.output.seek(0)
-        return self.output.read().decode(errors="replace")
+        # By position: the server's processes share this file's offset.
+        size = os.fstat(self.output.fileno()).st_size
+        return os.pread(self.output.fileno(), size, 0).decode(errors="replace")
 
     def ask(self, method: str, path: str, key: str = "", **request: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.keys.get(key, key)}"} if key else {}
@@ -92,7 +93,7 @@ def server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     root = Path(__file__).parents[3] / "src"
     env = {**os.environ, "SAFEKV_HOME": str(home), "VLLM_CPU_KVCACHE_SPACE": "1"}
     env["PYTHONPATH"] = os.pathsep.join([str(root), env.get("PYTHONPATH", "")]).rstrip(":")
-    output = tempfile.TemporaryFile()
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
     process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
     running = Server(process, output, "", 0, keys, home)
     try:
