@@ -94,7 +94,8 @@ def serve(
     if engine == "vllm":
         from safekv.cli.serve_vllm import serve_vllm
 
-        serve_vllm(model, settings, flags, path, vllm_flags, _mode_warnings(settings))
+        warnings = _mode_warnings(settings)
+        serve_vllm(model, settings, flags, path, vllm_flags, warnings, log_level)
         return
     if vllm_flags:
         raise ConfigError(f"unexpected argument {vllm_flags[0]!r}", "it is for --engine vllm")
