@@ -88,7 +88,10 @@ class SelectiveScheduler:
     ) -> tuple[list[int], bool]:
         """Take new tokens in; the first ones mean that the prompt was computed."""
         self.keeper.computed(request)
-        return super()._update_request_with_output(request, *args, **kwargs)  # type: ignore[misc]
+        taken: tuple[list[int], bool] = super()._update_request_with_output(  # type: ignore[misc]
+            request, *args, **kwargs
+        )
+        return taken
 
     def shutdown(self) -> None:
         """Stop the index, then the rest."""
