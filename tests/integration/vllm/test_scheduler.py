@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from integration.vllm.pool import check
 
 from safekv.bench.vllm.rig import SECRET, Rig, RigPlan
 from safekv.engines.vllm.claim import sign
@@ -230,21 +231,3 @@ def test_a_session_goes_on_in_its_tenants_namespace_and_in_no_other() -> None:
     served.add(served.request("b", parts[1], request_id="session", resumable=True))
     assert keyed_of(session).tenant is None  # type: ignore[union-attr]
     assert session.block_hashes == keyed_of(session).private  # type: ignore[union-attr]
-
-
-def check(served: Rig) -> None:
-    """Every name leads to a block that has it, and free blocks are free."""
-    pool = served.pool
-    names: dict[int, set[bytes]] = {}
-    for name, found in pool.cached_block_hash_to_block._cache.items():
-        blocks = list(found.values()) if isinstance(found, dict) else [found]
-        assert blocks
-        for block in blocks:
-            names.setdefault(block.block_id, set()).add(name)
-    for block in pool.blocks:
-        known = {block.block_hash} if block.block_hash is not None else set()
-        known |= pool.cached_block_hashes_by_block.get(block.block_id, set())
-        assert known == names.get(block.block_id, set())
-    free = {block.block_id for block in pool.free_block_queue.get_all_free_blocks()}
-    assert len(free) == pool.get_num_free_blocks()
-    assert free == {b.block_id for b in pool.blocks if not b.ref_cnt and not b.is_null}
