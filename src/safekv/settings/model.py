@@ -13,6 +13,7 @@ from safekv.detect.config import DetectConfig
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.vllm.config import VllmConfig
 from safekv.gateway.config import GatewayConfig
+from safekv.gateway.vllm.config import FrontConfig
 from safekv.safeguard.config import SafeguardConfig
 from safekv.warden.config import WardenConfig
 
@@ -25,6 +26,7 @@ Section: TypeAlias = (
     | HFConfig
     | VllmConfig
     | GatewayConfig
+    | FrontConfig
 )
 
 
@@ -40,6 +42,7 @@ class Settings:
     engine: HFConfig = field(default_factory=HFConfig)
     vllm: VllmConfig = field(default_factory=VllmConfig)
     server: GatewayConfig = field(default_factory=GatewayConfig)
+    front: FrontConfig = field(default_factory=FrontConfig)
 
 
 @cache

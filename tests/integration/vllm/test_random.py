@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from integration.vllm.pool import check
+from pool import check
 
 from safekv.bench.vllm.rig import Rig, RigPlan
 from safekv.cache import CacheConfig

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from integration.vllm.pool import check
+from pool import check
 
 from safekv.bench.vllm.rig import SECRET, Rig, RigPlan
 from safekv.engines.vllm.claim import sign

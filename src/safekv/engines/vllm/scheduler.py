@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request
@@ -47,6 +47,8 @@ class SelectiveScheduler:
     """
 
     keeper: Keeper
+    verifies_claims: Final = True
+    """What the front asks for, before it lets a request pass: see `plugins/vllm/middleware.py`."""
 
     @staticmethod
     def deployment(vllm_config: Any) -> Deployment:

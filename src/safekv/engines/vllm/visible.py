@@ -148,6 +148,11 @@ class Visibility:
         keyed.version, keyed.seen_blocks = self.version, len(keyed.public)
         return n
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that ended since the start."""
+        return self._epochs
+
     # -- verdicts --------------------------------------------------------------------------
 
     def share(self, name: bytes) -> None:
