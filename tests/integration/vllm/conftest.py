@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 
 # Before anything imports vLLM: no reports, no hub, no compilers.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

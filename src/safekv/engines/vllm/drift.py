@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module, metadata
 from typing import Final
 
@@ -128,9 +129,10 @@ def require_known_vllm() -> None:
         )
 
 
-def differences() -> list[str]:
+@cache
+def differences() -> tuple[str, ...]:
     """What is missing or takes other arguments than it did, one sentence each."""
-    found = []
+    found = list[str]()
     for name, expected in SIGNATURES.items():
         function = _find(name)
         if function is None:
@@ -141,7 +143,7 @@ def differences() -> list[str]:
         for name, texts in wanted.items():
             source = _source(_find(name))
             found += [f"{name} no longer {verb} {t}" for t in texts if prefix + t not in source]
-    return found
+    return tuple(found)
 
 
 def _find(name: str) -> object | None:
