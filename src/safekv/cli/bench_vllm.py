@@ -21,6 +21,13 @@ PROMPTS = (512, 8192)
 
 
 @click.command()
+@click.option(
+    "--part",
+    type=click.Choice(["control", "serving"]),
+    default="serving",
+    show_default=True,
+    help="What vLLM's scheduler costs, without a model; or chats, end to end.",
+)
 @click.option("--model", default="smollm2-135m-instruct", show_default=True)
 @click.option("--tenants", default="4,16,64", show_default=True, callback=counts)
 @click.option("--system-tokens", default=512, show_default=True, type=click.IntRange(1))
@@ -28,6 +35,7 @@ PROMPTS = (512, 8192)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--out", type=click.Path(path_type=Path), help="Append the record to this file.")
 def vllm(
+    part: str,
     model: str,
     tenants: tuple[int, ...],
     system_tokens: int,
@@ -41,6 +49,10 @@ def vllm(
     engines in turns, float32 on the CPU; run it with the Python that vLLM is installed for. What
     safekv's front adds to a request is measured beside. Takes about a quarter of an hour.
 
+    With `--part control` no model runs: nanoseconds per token that safekv adds to hashing,
+    lookup and insertion, beside stock vLLM in turns, and how long a large verdict holds the
+    engine's thread up. Takes a few minutes.
+
     Exit status: 0 measured, 1 an engine died, 2 bad model or option, or vLLM is missing.
     """
     from safekv.bench.record import environment
@@ -50,6 +62,9 @@ def vllm(
     from safekv.engines.vllm.version import require_supported
 
     version = require_supported()
+    if part == "control":
+        _control(version, as_json=as_json, out=out)
+        return
     plan = measured.ServingPlan(tenants=tenants, system_tokens=system_tokens, control=control)
     with model_progress(model) as report:
         source = resolve_model(model, progress=report)
@@ -59,6 +74,47 @@ def vllm(
     record["front"] = [_front(measured.front_cost, tokens) for tokens in PROMPTS]
     record["environment"] = {**environment(), "vllm": version}
     publish(record, lambda it: Console().print(_table(it), _bars(it)), as_json=as_json, out=out)
+
+
+def _control(version: str, *, as_json: bool, out: Path | None) -> None:
+    """Measure the control plane, and publish the record."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from safekv.bench.record import environment
+    from safekv.bench.vllm.control import ControlPlan, run
+
+    before = environment()
+    with steps("safekv bench vllm --part control") as progress:
+        result = run(ControlPlan(), progress)
+    record: Record = {"benchmark": "vllm", **result}
+    record["environment"] = {
+        **environment(),
+        "vllm": version,
+        "load_average_before": before["load_average"],
+    }
+    publish(record, lambda it: Console().print(_control_table(it)), as_json=as_json, out=out)
+
+
+CONTROL_COLUMNS = ("hash", "add_request", "lookup_hit", "insert", "record", "computed")
+
+
+def _control_table(record: Record) -> Table:
+    table = Table(title="Added by safekv, in ns per token (CPU time, best of all rounds)")
+    for heading in ("block", "tokens", *CONTROL_COLUMNS, "of stock's hash + lookup + insert"):
+        table.add_column(heading, justify="right")
+    for row in record["rows"]:
+        added = row["added_ns_per_token"]
+        table.add_row(
+            str(row["block_tokens"]),
+            f"{row['tokens']:,}",
+            *(f"{added[name]:+.2f}" for name in CONTROL_COLUMNS),
+            f"{row['added_of_stock']:+.1%}",
+        )
+    for name, bar in record["bars"].items():
+        met = "met" if bar["met"] else "NOT met"
+        table.caption = (
+            f"{table.caption or ''}{name}: {bar['worst']:.3g} (bar {bar['bar']}, {met})  "
+        )
+    return table
 
 
 def _front(measure: Callable[[Callable[[bytes], None], int], Record], tokens: int) -> Record:
