@@ -103,7 +103,7 @@ def test_a_running_request_keeps_what_it_reads_when_that_is_demoted() -> None:
     ]
     served.book.warden.set_mode(Mode.ISOLATED)
     served.step()
-    blocks = manager.get_blocks(request.request_id).blocks[0]
+    blocks = served.scheduler.kv_cache_manager.get_blocks(request.request_id).blocks[0]
     assert [b.block_id for b in blocks][: len(held)] == held
     assert all(b.ref_cnt for b in blocks)
     served.run()
