@@ -23,10 +23,10 @@ PROMPTS = (512, 8192)
 @click.command()
 @click.option(
     "--part",
-    type=click.Choice(["all", "serving", "control"]),
-    default="all",
+    type=click.Choice(["control", "serving"]),
+    default="serving",
     show_default=True,
-    help="End to end with a model, or the control plane alone.",
+    help="What vLLM's scheduler costs, without a model; or chats, end to end.",
 )
 @click.option("--model", default="smollm2-135m-instruct", show_default=True)
 @click.option("--tenants", default="4,16,64", show_default=True, callback=counts)
@@ -43,51 +43,78 @@ def vllm(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """What safekv adds to vLLM, and what sharing brings there, beside stock vLLM.
+    """First-turn TTFT, chats, throughput and KV memory: stock vLLM, with salts, with safekv.
 
-    serving: first-turn TTFT, chats, throughput and KV memory, stock with one cache, stock with a
-    salt per tenant, and safekv. Tenants share a system prompt of --system-tokens; in the control
-    (--control requests) nobody shares anything. In-process engines in turns, float32 on the CPU;
-    about a quarter of an hour. What the front adds to a request is measured beside.
+    Tenants share a long system prompt; in the control nobody shares anything. Three in-process
+    engines in turns, float32 on the CPU; run it with the Python that vLLM is installed for. What
+    safekv's front adds to a request is measured beside. Takes about a quarter of an hour.
 
-    control: what names and verdicts cost per token and call in vLLM's scheduler and block pool,
-    without a model; about a minute.
+    With `--part control` no model runs: nanoseconds per token that safekv adds to hashing,
+    lookup and insertion, beside stock vLLM in turns, and how long a large verdict holds the
+    engine's thread up. Takes a few minutes.
 
-    Run it with the Python that vLLM is installed for. Exit status: 0 measured, 1 an engine died,
-    2 bad model or option, or vLLM is missing.
+    Exit status: 0 measured, 1 an engine died, 2 bad model or option, or vLLM is missing.
     """
     from safekv.bench.record import environment
-    from safekv.engines.vllm.version import require_supported
-
-    version = require_supported()
-    record: Record = {"benchmark": "vllm"}
-    if part in ("all", "control"):
-        record["control"] = _control()
-    if part in ("all", "serving"):
-        record["serving"] = _serving(model, tenants, system_tokens, control)
-    record["environment"] = {**environment(), "vllm": version}
-    publish(record, _show, as_json=as_json, out=out)
-
-
-def _control() -> Record:
-    from safekv.bench.vllm import control as measured
-
-    with steps("safekv bench vllm: control plane") as progress:
-        return measured.run(measured.ControlPlan(), progress)
-
-
-def _serving(model: str, tenants: tuple[int, ...], system_tokens: int, control: int) -> Record:
     from safekv.bench.vllm import serving as measured
     from safekv.cli.progress import model_progress
     from safekv.engines.hf.store import model_id, resolve_model
+    from safekv.engines.vllm.version import require_supported
 
+    version = require_supported()
+    if part == "control":
+        _control(version, as_json=as_json, out=out)
+        return
     plan = measured.ServingPlan(tenants=tenants, system_tokens=system_tokens, control=control)
     with model_progress(model) as report:
         source = resolve_model(model, progress=report)
-    with steps("safekv bench vllm: serving") as progress:
+    with steps("safekv bench vllm") as progress:
         result = measured.run(str(source), plan, progress)
-    front = [_front(measured.front_cost, tokens) for tokens in PROMPTS]
-    return {"model": model_id(model), **result, "front": front}
+    record: Record = {"benchmark": "vllm", "model": model_id(model), **result}
+    record["front"] = [_front(measured.front_cost, tokens) for tokens in PROMPTS]
+    record["environment"] = {**environment(), "vllm": version}
+    publish(record, lambda it: Console().print(_table(it), _bars(it)), as_json=as_json, out=out)
+
+
+def _control(version: str, *, as_json: bool, out: Path | None) -> None:
+    """Measure the control plane, and publish the record."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from safekv.bench.record import environment
+    from safekv.bench.vllm.control import ControlPlan, run
+
+    before = environment()
+    with steps("safekv bench vllm --part control") as progress:
+        result = run(ControlPlan(), progress)
+    record: Record = {"benchmark": "vllm", **result}
+    record["environment"] = {
+        **environment(),
+        "vllm": version,
+        "load_average_before": before["load_average"],
+    }
+    publish(record, lambda it: Console().print(_control_table(it)), as_json=as_json, out=out)
+
+
+CONTROL_COLUMNS = ("hash", "add_request", "lookup_hit", "insert", "record", "computed")
+
+
+def _control_table(record: Record) -> Table:
+    table = Table(title="Added by safekv, in ns per token (CPU time, best of all rounds)")
+    for heading in ("block", "tokens", *CONTROL_COLUMNS, "of stock's hash + lookup + insert"):
+        table.add_column(heading, justify="right")
+    for row in record["rows"]:
+        added = row["added_ns_per_token"]
+        table.add_row(
+            str(row["block_tokens"]),
+            f"{row['tokens']:,}",
+            *(f"{added[name]:+.2f}" for name in CONTROL_COLUMNS),
+            f"{row['added_of_stock']:+.1%}",
+        )
+    for name, bar in record["bars"].items():
+        met = "met" if bar["met"] else "NOT met"
+        table.caption = (
+            f"{table.caption or ''}{name}: {bar['worst']:.3g} (bar {bar['bar']}, {met})  "
+        )
+    return table
 
 
 def _front(measure: Callable[[Callable[[bytes], None], int], Record], tokens: int) -> Record:
@@ -132,33 +159,7 @@ def _front(measure: Callable[[Callable[[bytes], None], int], Record], tokens: in
             loop.close()
 
 
-def _show(record: Record) -> None:
-    console = Console()
-    if "control" in record:
-        console.print(_control_table(record["control"]), _bars(record["control"]))
-    if "serving" in record:
-        console.print(_serving_table(record["serving"]), _bars(record["serving"]))
-        for each in record["serving"]["front"]:
-            console.print(f"front, {each['prompt_tokens']} tokens: {each['p50_us']:.0f} µs")
-
-
-def _control_table(record: Record) -> Table:
-    table = Table(title="vLLM's control plane: ns per token")
-    for heading in ("tokens", "block", "stock hash + hit + insert", "added", "of stock"):
-        table.add_column(heading, justify="right")
-    for each in record["rows"]:
-        stock = sum(each["stock_ns_per_token"][name] for name in ("hash", "lookup_hit", "insert"))
-        table.add_row(
-            f"{each['tokens']:,}",
-            str(each["block_tokens"]),
-            f"{stock:.1f}",
-            f"{each['added_of_stock'] * stock:.1f}",
-            f"{each['added_of_stock']:.1%}",
-        )
-    return table
-
-
-def _serving_table(record: Record) -> Table:
+def _table(record: Record) -> Table:
     table = Table(title=f"{record['model']}: vLLM with one cache, with a salt per tenant, safekv")
     for heading in ("", "global", "salt", "safekv", "safekv / global [95 %]", "safekv / salt"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -193,8 +194,13 @@ def _ratio(ratio: dict[str, float]) -> str:
 
 
 def _bars(record: Record) -> str:
-    return os.linesep.join(
-        f"{name}: {each['worst']:.3f}, at most {each['bar']:g}: "
+    lines = [
+        f"{name}: {each['worst']:.3f}, at most {each['bar']:.2f}: "
         f"{'met' if each['met'] else 'MISSED'}"
         for name, each in record["bars"].items()
-    )
+    ]
+    lines += [
+        f"front, {each['prompt_tokens']} tokens: {each['p50_us']:.0f} µs a request"
+        for each in record["front"]
+    ]
+    return os.linesep.join(lines)

@@ -1,4 +1,4 @@
-"""The real engine, the real model, the real detector: vLLM in this process, the index in its own."""
+"""Real engine, real model, real detector: vLLM in this process, the index in one of its own."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ class Served:
 
         extra = dict(more.get("extra", {}))
         if tenant is not None:
-            extra["safekv"] = sign(
-                self.key, TenantId(tenant), now_s=time.time(), lifetime_s=60.0
-            )
+            extra["safekv"] = sign(self.key, TenantId(tenant), now_s=time.time(), lifetime_s=60.0)
         params = SamplingParams(max_tokens=6, temperature=0.0, extra_args=extra or None)
         before = self.keeper.counts.hit_blocks
         prompt = {"prompt_token_ids": ids, **more.get("fields", {})}

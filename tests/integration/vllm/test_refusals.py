@@ -7,11 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from safekv.engines.vllm.refusals import require_supported
-from safekv.errors import ConfigError
-from safekv.plugins.vllm.plugin import register, selective, wanted
-from safekv.plugins.vllm.scheduler import AsyncScheduler, Scheduler
 from vllm.v1.core.sched import async_scheduler, scheduler
 from vllm.v1.kv_cache_interface import (
     FullAttentionSpec,
@@ -19,6 +14,11 @@ from vllm.v1.kv_cache_interface import (
     KVCacheGroupSpec,
     SlidingWindowSpec,
 )
+
+from safekv.engines.vllm.refusals import require_supported
+from safekv.errors import ConfigError
+from safekv.plugins.vllm.plugin import register, selective, wanted
+from safekv.plugins.vllm.scheduler import AsyncScheduler, Scheduler
 
 
 def config(**changes: Any) -> Any:
@@ -93,7 +93,8 @@ def test_the_plugin_takes_the_place_of_vllms_schedulers_and_of_no_other() -> Non
 
 def test_the_switch_must_be_spelt_right() -> None:
     assert wanted({"SAFEKV": "1"})
-    assert not wanted({}) and not wanted({"SAFEKV": "0"})
+    assert not wanted({})
+    assert not wanted({"SAFEKV": "0"})
     with pytest.raises(ConfigError, match="SAFEKV is 'yes'"):
         wanted({"SAFEKV": "yes"})
 

@@ -55,7 +55,7 @@ def test_a_letter_stays_its_senders_and_the_template_is_everybodys(asynchronous:
 def test_what_is_promoted_is_found_without_being_computed_and_not_told() -> None:
     served = rig()
     served.send("a", LETTER)
-    assert served.send("d", LETTER[:16] + (9,)) == (0, 0)
+    assert served.send("d", (*LETTER[:16], 9)) == (0, 0)
     served.tick()
     assert served.send("e", LETTER) == (ALL, 0)
     assert served.send("e", LETTER) == (ALL, ALL)
@@ -97,7 +97,10 @@ def test_a_running_request_keeps_what_it_reads_when_that_is_demoted() -> None:
     served.tick()
     request = served.add(served.request("d", LETTER, max_tokens=12))
     served.step()
-    held = [b.block_id for b in served.scheduler.kv_cache_manager.get_blocks(request.request_id).blocks[0]]
+    held = [
+        b.block_id
+        for b in served.scheduler.kv_cache_manager.get_blocks(request.request_id).blocks[0]
+    ]
     served.book.warden.set_mode(Mode.ISOLATED)
     served.step()
     blocks = served.scheduler.kv_cache_manager.get_blocks(request.request_id).blocks[0]

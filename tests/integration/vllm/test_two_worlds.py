@@ -55,7 +55,9 @@ class VllmWorld:
         Two tokens are generated, so that later requests of a burst meet running ones.
         """
         rig, seen, step = self.rig, dict[str, tuple[int, int, int]](), 0
-        names = [rig.add(rig.request(tenant, prompt, max_tokens=2)).request_id for prompt in prompts]
+        names = [
+            rig.add(rig.request(tenant, prompt, max_tokens=2)).request_id for prompt in prompts
+        ]
         while rig.scheduler.has_unfinished_requests():
             step += 1
             for name, stats in rig.step().items():

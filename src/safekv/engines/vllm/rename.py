@@ -40,7 +40,7 @@ class Renamer:
         self._waiting: deque[tuple[Run, bool]] = deque()
         self._at = 0
         self._revoked: dict[bytes, int] = {}
-        self.renamed = 0
+        self.renamed = self.looked_at = 0
         self.longest_s = 0.0
 
     def __len__(self) -> int:
@@ -79,6 +79,7 @@ class Renamer:
             (self._share if shared else self._unshare)(run.block(n))
             self._at += 1
             done += 1
+            self.looked_at += 1
             if time.perf_counter() - began > self._budget_s:
                 break
         self.longest_s = max(self.longest_s, time.perf_counter() - began)

@@ -125,7 +125,7 @@ def test_random_prompts_keep_the_frames_prefix_closed_and_the_names_bounded(seed
     known: dict[tuple[int, ...], bytes] = {}
     for _ in range(400):
         blocks = rng.randint(1, 8)
-        tokens = [t for _ in range(blocks) for t in ((rng.randint(1, 2),) + (3, 3, 3))]
+        tokens = [t for _ in range(blocks) for t in ((rng.randint(1, 2), 3, 3, 3))]
         for n, name in enumerate(KEYS.chain(ROOT, pack_tokens(tokens), 4)):
             known[tuple(tokens[: 4 * n + 4])] = name
         clear(index, rng.choice(TENANTS), [*tokens, 9])

@@ -139,7 +139,8 @@ def test_own_blocks_are_bounded_and_stay_prefixes() -> None:
         assert own.leading(A, names) == len(names)
         assert own.leading(TenantId("b"), names) == 0
     young, old = own._tenants[A]
-    assert len(young) <= 20 and len(old) <= 20
+    assert len(young) <= 20
+    assert len(old) <= 20
     assert own.leading(A, prompts[0]) == 0
     for names in prompts:
         n = own.leading(A, names)

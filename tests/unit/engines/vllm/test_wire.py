@@ -67,7 +67,9 @@ def test_names_do_not_show() -> None:
 
 def test_frames_arrive_in_order_until_the_other_end_is_gone() -> None:
     ours, theirs = map(Link, socket.socketpair())
-    sender = threading.Thread(target=lambda: [ours.send(Kind.TICK), ours.send(Kind.PROMPT, b"x" * 3_000_000)])
+    sender = threading.Thread(
+        target=lambda: [ours.send(Kind.TICK), ours.send(Kind.PROMPT, b"x" * 3_000_000)]
+    )
     sender.start()
     assert theirs.receive() == (Kind.TICK, b"")
     assert theirs.receive() == (Kind.PROMPT, b"x" * 3_000_000)
