@@ -11,6 +11,7 @@ from pool import check
 from safekv.bench.vllm.rig import SECRET, Rig, RigPlan
 from safekv.engines.vllm.claim import sign
 from safekv.engines.vllm.hasher import keyed_of
+from safekv.engines.vllm.index.wire import Kind
 from safekv.engines.vllm.keys import BlockKeys
 from safekv.errors import IsolationBroken
 from safekv.safeguard import SafeguardConfig
@@ -187,6 +188,71 @@ def test_a_window_gives_new_budgets() -> None:
     assert [served.send("p", one).hit for one in letters[:3]] == [20, 20, 16]
     served.tick()
     assert served.send("p", letters[3]).hit == 20
+
+
+def frames_of(served: Rig) -> list[tuple[Kind, bytes]]:
+    """What the index says from now on, held back."""
+    held: list[tuple[Kind, bytes]] = []
+    served.book._say = lambda kind, payload: held.append((kind, payload))
+    return held
+
+
+def test_a_verdict_that_is_taken_back_before_it_was_applied_is_none() -> None:
+    served = rig()
+    held = frames_of(served)
+    served.send("a", LETTER)
+    served.book.tick()
+    served.book.warden.set_mode(Mode.ISOLATED)
+    promoted = [frame for frame in held if frame[0] is Kind.SHARED]
+    demoted = [frame for frame in held if frame[0] is Kind.PRIVATE]
+    assert promoted
+    assert demoted
+    for frame in (*promoted, *demoted):
+        served.keeper.hear(*frame)
+    served.keeper.drain()
+    assert not served.keeper.visible.shared
+    assert served.keeper.renamer.renamed == 0
+    for frame in (*promoted, *demoted, *promoted):
+        served.keeper.hear(*frame)
+    served.keeper.drain()
+    assert served.send("b", LETTER).hit == ALL
+    for frame in demoted:
+        served.keeper.hear(*frame)
+    assert served.send("c", LETTER).hit == 0
+    assert served.send("a", LETTER).hit == ALL
+    check(served)
+
+
+def test_verdicts_of_an_index_that_is_gone_are_void_and_those_of_the_next_count() -> None:
+    served = rig()
+    held = frames_of(served)
+    served.send("a", LETTER)
+    served.book.tick()
+    promoted = [frame for frame in held if frame[0] is Kind.SHARED]
+    for frame in promoted:
+        served.keeper.hear(*frame)
+    served.keeper.lost()
+    served.keeper.drain()
+    assert not served.keeper.visible.shared
+    served.keeper.lost()
+    for frame in promoted:
+        served.keeper.hear(*frame)
+    assert served.send("b", LETTER).hit == ALL
+
+
+def test_a_step_applies_no_more_than_its_budget() -> None:
+    served = rig()
+    served.keeper.renamer._budget_s = 0.0
+    held = frames_of(served)
+    served.send("a", LETTER)
+    served.book.tick()
+    for frame in held:
+        served.keeper.hear(*frame)
+    for done in range(1, 10):
+        served.keeper.drain()
+        assert len(served.keeper.visible.shared) == done
+        assert served.keeper.renamer.looked_at == done
+    assert served.send("b", LETTER).hit == ALL
 
 
 def test_the_index_gone_means_nothing_is_shared() -> None:

@@ -60,7 +60,6 @@ class Keeper:
         self.index: Index = NoIndex()
         self.counts = Counts()
         self._block_tokens: int = pool.hash_block_size
-        self._lost = False
 
     # -- requests --------------------------------------------------------------------------
 
@@ -131,10 +130,6 @@ class Keeper:
 
     def drain(self) -> None:
         """Apply verdicts, for as long as a step may take."""
-        if self._lost:
-            self._lost = False
-            self.renamer.forget()
-            self.visible.forget()
         self.renamer.drain()
 
     def hear(self, kind: Kind, payload: bytes) -> None:
@@ -147,6 +142,5 @@ class Keeper:
             self.visible.tick()
 
     def lost(self) -> None:
-        """The index is gone, with its evidence: nothing is shared from the next step on."""
-        self.visible.forget()
-        self._lost = True
+        """The index is gone, with its evidence: nothing is shared from now on."""
+        self.renamer.forget()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from vllm.distributed.kv_events import BlockStored
@@ -25,21 +27,32 @@ GROUP: Final = 0
 """The one group of KV caches; models with several are refused at start."""
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A verdict, how many of its blocks were applied, and in which life of the index it came."""
+
+    run: Run
+    shared: bool
+    life: int
+    done: int = 0
+
+
 class Renamer:
     """Shares and unshares blocks in the pool, a few in each step of the engine.
 
     A block has one name in the pool's map, or several after a demotion: one for each tenant
-    that held it. Only `put` may be called from another thread.
-    Mutable state: the queue of verdicts, and what is to become private in it.
+    that held it. `put` and `forget` may be called from the thread that hears verdicts.
+    Mutable state: the queue of verdicts, and how often each name is to become private in it.
     """
 
     def __init__(self, pool: BlockPool, visible: Visibility, budget_s: float) -> None:
         self._pool = pool
         self._visible = visible
         self._budget_s = budget_s
-        self._waiting: deque[tuple[Run, bool]] = deque()
-        self._at = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._life = 0
         self._revoked: dict[bytes, int] = {}
+        self._lock = threading.Lock()
         self.renamed = self.looked_at = 0
         self.longest_s = 0.0
 
@@ -50,16 +63,18 @@ class Renamer:
         """Queue a verdict. What becomes private is out of everybody's sight at once."""
         if not shared:
             names = list(run.names())
-            for name in names:
-                self._revoked[name] = self._revoked.get(name, 0) + 1
+            with self._lock:
+                for name in names:
+                    self._revoked[name] = self._revoked.get(name, 0) + 1
             self._visible.revoke(reversed(names))
-        self._waiting.append((run, shared))
+        self._waiting.append(_Waiting(run, shared, self._life))
 
     def forget(self) -> None:
-        """Drop what waits: nothing is shared any more."""
-        self._waiting.clear()
-        self._revoked.clear()
-        self._at = 0
+        """Drop what waits: the index is gone, and nothing is shared any more."""
+        with self._lock:
+            self._life += 1
+            self._revoked.clear()
+        self._visible.forget()
 
     def drain(self) -> int:
         """Apply what waits, for as long as a step may take; the blocks looked at.
@@ -68,42 +83,45 @@ class Renamer:
         """
         if not self._waiting:
             return 0
-        began, done = time.perf_counter(), 0
+        began, looked_at = time.perf_counter(), 0
         while self._waiting:
-            run, shared = self._waiting[0]
-            if self._at == len(run):
+            one = self._waiting[0]
+            if one.life != self._life or one.done == len(one.run):
                 self._waiting.popleft()
-                self._at = 0
                 continue
-            n = self._at if shared else len(run) - 1 - self._at
-            (self._share if shared else self._unshare)(run.block(n))
-            self._at += 1
-            done += 1
-            self.looked_at += 1
+            n = one.done if one.shared else len(one.run) - 1 - one.done
+            (self._share if one.shared else self._unshare)(one.run.block(n), one.life)
+            one.done += 1
+            looked_at += 1
             if time.perf_counter() - began > self._budget_s:
                 break
+        self.looked_at += looked_at
         self.longest_s = max(self.longest_s, time.perf_counter() - began)
-        return done
+        return looked_at
 
-    def _share(self, block: NamedBlock) -> None:
+    def _share(self, block: NamedBlock, life: int) -> None:
         if block.public in self._revoked:
             return  # a later verdict in the queue takes it back
         for name in block.private:
             for copy in self._copies(name):
                 self._rename(copy, name, [block.public], block)
         self._visible.share(block.public)
+        if block.public in self._revoked or life != self._life:
+            self._visible.revoke((block.public,))  # it was taken back meanwhile
 
-    def _unshare(self, block: NamedBlock) -> None:
+    def _unshare(self, block: NamedBlock, life: int) -> None:
+        self._visible.revoke((block.public,))
         copies, holders = self._copies(block.public), block.private
         for n, copy in enumerate(copies):
             # Each holder keeps a copy, and each copy has a holder as long as there are any.
             kept = holders[n :: len(copies)] or (holders[n % len(holders) :][:1] if holders else ())
             self._rename(copy, block.public, kept, block)
-        left = self._revoked.get(block.public, 1) - 1
-        if left > 0:
-            self._revoked[block.public] = left
-        else:
-            self._revoked.pop(block.public, None)
+        with self._lock:
+            left = self._revoked.get(block.public, 1) - 1 if life == self._life else 0
+            if left > 0:
+                self._revoked[block.public] = left
+            elif life == self._life:
+                self._revoked.pop(block.public, None)
 
     def _copies(self, name: bytes) -> list[KVCacheBlock]:
         """The pool's blocks of that name. O(copies)."""

@@ -16,7 +16,7 @@ from safekv.safeguard import SafeguardConfig
 from safekv.safeguard.budget import ReadBudgets
 from safekv.types import Mode, TenantId
 
-KEPT_TENANTS: Final = 4096
+ALL_TENANTS: Final = 4
 MAX_BLOCKS: Final = 1 << 62
 NOTHING: Final[frozenset[bytes]] = frozenset()
 
@@ -36,23 +36,30 @@ class OwnBlocks:
     """The blocks each tenant computed or read, so that it can be told of its own and no other.
 
     By its own requests alone: two generations of up to `limit` blocks each, the older one is
-    forgotten as a whole, so both stay prefix-closed.
+    forgotten as a whole, so both stay prefix-closed. Beyond `ALL_TENANTS` times `limit` blocks
+    in all, the tenant that came longest ago is forgotten.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._tenants: OrderedDict[TenantId, tuple[set[bytes], set[bytes]]] = OrderedDict()
+        self._blocks = 0
+
+    def __len__(self) -> int:
+        return self._blocks
 
     def add(self, tenant: TenantId, names: Sequence[bytes]) -> None:
         """Remember a whole prompt, from its first block on. O(blocks), in C."""
-        young, old = self._tenants.get(tenant) or (set(), set())
+        young, old = self._tenants.pop(tenant, (set[bytes](), set[bytes]()))
+        self._blocks -= len(young) + len(old)
         if len(young) + len(names) > self._limit:
             young, old = set(), young
         young.update(names[: self._limit])
+        self._blocks += len(young) + len(old)
         self._tenants[tenant] = young, old
-        self._tenants.move_to_end(tenant)
-        if len(self._tenants) > KEPT_TENANTS:
-            self._tenants.popitem(last=False)
+        while len(self._tenants) > 1 and self._blocks > ALL_TENANTS * self._limit:
+            _, forgotten = self._tenants.popitem(last=False)
+            self._blocks -= sum(map(len, forgotten))
 
     def leading(self, tenant: TenantId, names: Sequence[bytes]) -> int:
         """How many leading blocks `names` are the tenant's own. O(log blocks)."""

@@ -147,6 +147,16 @@ def test_own_blocks_are_bounded_and_stay_prefixes() -> None:
         assert all(name in young or name in old for name in names[:n])
 
 
+def test_all_tenants_together_are_bounded_too() -> None:
+    own = OwnBlocks(10)
+    for n in range(50):
+        own.add(TenantId(f"t{n}"), keyed(9, first=1000 * n).public)
+        assert len(own) <= 40
+    assert len(own) == sum(len(young | old) for young, old in own._tenants.values()) == 36
+    assert own.leading(TenantId("t49"), keyed(9, first=49_000).public) == 9
+    assert own.leading(TenantId("t0"), keyed(9).public) == 0
+
+
 def test_a_prompt_longer_than_what_is_remembered_is_remembered_as_far() -> None:
     own = OwnBlocks(4)
     own.add(A, keyed(9).public)
