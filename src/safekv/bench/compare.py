@@ -74,7 +74,15 @@ def _latest(records: Sequence[Record]) -> dict[str, Record]:
 
 SETTING: Final[tuple[str, ...]] = (
     *("benchmark", "model", "model_name", "engine", "plan", "trace", "tenants", "bound"),
-    *("dealing", "capacity_blocks", "shared_share", "overcommit", "epoch_s", "requests"),
+    *(
+        "dealing",
+        "capacity_blocks",
+        "shared_share",
+        "overcommit",
+        "quota_part",
+        "epoch_s",
+        "requests",
+    ),
 )
 
 

@@ -22,6 +22,7 @@ from safekv.cli.bench_serve import serve
 from safekv.cli.bench_tick import tick
 from safekv.cli.bench_tiers import tiers
 from safekv.cli.bench_tree import tree
+from safekv.cli.bench_vllm import vllm
 from safekv.cli.measuring import publish, steps
 
 
@@ -42,6 +43,7 @@ bench.add_command(tick)
 bench.add_command(compare)
 bench.add_command(report)
 bench.add_command(gpu)
+bench.add_command(vllm)
 
 
 @bench.command()

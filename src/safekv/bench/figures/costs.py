@@ -28,6 +28,8 @@ def _settings(records: list[Record]) -> dict[str, Record]:
             memory = f"memory {share:.0%}"
             if record["overcommit"] > 1:
                 memory += f", overcommit {record['overcommit']:g}"
+            if record.get("quota_part", 1) < 1:
+                memory += f", quota {record['quota_part']:g}"
         dealing = record.get("dealing", {})
         if dealing.get("recall", 1) < 1 or dealing.get("false_flags", 0) > 0:
             memory += f"\nfound {dealing['recall']:.0%}, false {dealing['false_flags']:.0%}"

@@ -124,7 +124,7 @@ class Start(Protocol):
 def no_vllm(model: ModelChoice, settings: dict[str, Any]) -> AbstractContextManager[EngineHost]:
     """Refuses: `ConfigError`."""
     raise ConfigError(
-        "bench serve cannot measure vllm: this version has no plugin for it", "use --engine hf"
+        "bench serve cannot measure vllm yet", "use --engine hf, or safekv bench vllm"
     )
 
 
