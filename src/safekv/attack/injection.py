@@ -1,8 +1,8 @@
 """Injection: append an instruction to a stolen cache and let the public model talk.
 
 KV-Cloak paper (arXiv 2508.09442), section 3. Needs the cache of all layers. Small models follow
-such instructions badly, so several are tried, greedily and by sampling; which one to use an attacker
-finds out on prompts of its own.
+such instructions badly, so several are tried, greedily and by sampling; which one to use an
+attacker finds out on prompts of its own.
 """
 
 from __future__ import annotations

@@ -52,16 +52,19 @@ def hidden_states(
     system = _system(projection, keys, values)
     with torch.inference_mode():
         if method is Method.SEPARATE:
-            parts = [
-                torch.linalg.lstsq(weight, right.T, driver="gelsd").solution.T
-                for weight, right in ((system.key, system.keys), (system.value, system.values))
-            ]
-            return (parts[0] + parts[1]) / 2
+            from_keys = _shortest(system.key, system.keys)
+            return (from_keys + _shortest(system.value, system.values)) / 2
         weight = torch.cat([system.key, system.value]).double()
         right = torch.cat([system.keys, system.values], dim=1).double()
         if weight.shape[0] >= weight.shape[1]:
-            return torch.linalg.lstsq(weight, right.T, driver="gelsd").solution.T.float()
-        return _likeliest(public, projection, weight, right)
+            return _shortest(weight, right).float()
+        return _likeliest(public, weight, right)
+
+
+def _shortest(weight: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Least squares, of minimum norm where there are more unknowns than equations."""
+    solved: torch.Tensor = torch.linalg.lstsq(weight, right.T, driver="gelsd").solution
+    return solved.T
 
 
 def _system(projection: Projection, keys: torch.Tensor, values: torch.Tensor) -> _System:
@@ -76,12 +79,9 @@ def _system(projection: Projection, keys: torch.Tensor, values: torch.Tensor) ->
     return _System(weights[0] * projection.gain, weights[1] * projection.gain, *flat)
 
 
-def _likeliest(
-    public: PublicModel, projection: Projection, weight: torch.Tensor, right: torch.Tensor
-) -> torch.Tensor:
+def _likeliest(public: PublicModel, weight: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """The conditional mean of a normal with the vocabulary's mean and covariance."""
-    normed = projection.normed(public.embeddings).double()
-    mean, spread = normed.mean(0), torch.cov(normed.T)
+    mean, spread = public.spread
     seen = weight @ spread @ weight.T
     seen.diagonal().add_(RIDGE * seen.diagonal().mean())
     gap = right - mean @ weight.T

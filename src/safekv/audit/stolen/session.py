@@ -1,4 +1,4 @@
-"""One attacked deployment: its model, its protections, the victims' caches and the attacker's own."""
+"""One attacked deployment: its model, its protections, and everybody's caches."""
 
 from __future__ import annotations
 
