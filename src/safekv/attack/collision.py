@@ -194,7 +194,7 @@ def search(
 def _one(walk: Walk, target: Target, position: int, plan: SearchPlan) -> tuple[int, int, bool]:
     """The token of one position, how many were tried, and whether it was a hit."""
     order = walk.order()[: plan.budget]
-    best, best_token, best_states = float("inf"), int(order[0]), None
+    nearest_yet, guess = float("inf"), int(order[0])
     at, size = 0, plan.first if plan.rule is Rule.CUT else plan.batch
     while at < len(order):
         batch = order[at : at + size]
@@ -203,14 +203,14 @@ def _one(walk: Walk, target: Target, position: int, plan: SearchPlan) -> tuple[i
         parts = target.distances(keys, values, position)
         whole = parts.pow(2).mean(1).sqrt()
         hits = _hits(parts, whole, plan)
-        chosen = int(hits[0]) if len(hits) else int(whole.argmin())
-        if len(hits) or float(whole[chosen]) < best:
-            best, best_token = float(whole[chosen]), int(batch[chosen])
-            best_states = keys[:, chosen : chosen + 1], values[:, chosen : chosen + 1]
         if len(hits):
-            target.take(*best_states, position) if best_states else None
-            return best_token, at, True
-    return best_token, at, False
+            first = int(hits[0])
+            taken = slice(first, first + 1)
+            target.take(keys[:, taken], values[:, taken], position)
+            return int(batch[first]), at, True
+        if float(whole.min()) < nearest_yet:
+            nearest_yet, guess = float(whole.min()), int(batch[whole.argmin()])
+    return guess, at, False
 
 
 def _hits(parts: torch.Tensor, whole: torch.Tensor, plan: SearchPlan) -> torch.Tensor:
@@ -244,6 +244,7 @@ class Walk:
         return self._logits.argsort(descending=True)
 
     def append(self, token: int) -> None:
+        """Go one position further, behind `token`."""
         self._advance([token])
 
     def _advance(self, tokens: list[int]) -> None:

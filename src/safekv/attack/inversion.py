@@ -85,7 +85,8 @@ def _likeliest(public: PublicModel, weight: torch.Tensor, right: torch.Tensor) -
     seen = weight @ spread @ weight.T
     seen.diagonal().add_(RIDGE * seen.diagonal().mean())
     gap = right - mean @ weight.T
-    return (mean + torch.linalg.solve(seen, gap.T).T @ weight @ spread).float()
+    found: torch.Tensor = mean + torch.linalg.solve(seen, gap.T).T @ weight @ spread
+    return found.float()
 
 
 def invert(

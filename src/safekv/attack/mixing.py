@@ -79,7 +79,8 @@ def complement(block: torch.Tensor) -> torch.Tensor:
             f"blocks of {rows} tokens fill a head dimension of {dim}: there is no row space to use",
             "chosen plaintext is needed there",
         )
-    return torch.linalg.svd(block.double(), full_matrices=True).Vh[..., rows:, :].mT
+    null: torch.Tensor = torch.linalg.svd(block.double(), full_matrices=True).Vh[..., rows:, :]
+    return null.mT
 
 
 def equations(known: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
@@ -158,7 +159,8 @@ def _demixed(others: torch.Tensor, stored: torch.Tensor, row: int) -> torch.Tens
 def _procrustes(plain: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     """The orthogonal (heads, b, b) that turns `block` into `plain` best."""
     left, _, right = torch.linalg.svd(plain @ block.mT)
-    return left @ right
+    turned: torch.Tensor = left @ right
+    return turned
 
 
 def _phases(plain: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:

@@ -180,7 +180,8 @@ class PublicModel:
 
     def split(self, flat: torch.Tensor) -> torch.Tensor:
         """(tokens, heads * dim) as (heads, tokens, dim), the layout of a cache."""
-        return flat.unflatten(-1, (self.shapes.kv_heads, self.shapes.head_dim)).transpose(0, 1)
+        heads, dim = self.shapes.kv_heads, self.shapes.head_dim
+        return flat.reshape(-1, heads, dim).transpose(0, 1)
 
     # -- positions -------------------------------------------------------------------------
 

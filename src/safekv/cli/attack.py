@@ -144,6 +144,11 @@ def run(
 @click.option("--attack", "attacks", multiple=True, help="Only this attack (repeatable).")
 @click.option("--protection", "protections", multiple=True, help="Only this one (repeatable).")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout.")
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append report.json to this file, as one line.",
+)
 @click.pass_context
 def report(
     ctx: click.Context,
@@ -155,6 +160,7 @@ def report(
     attacks: tuple[str, ...],
     protections: tuple[str, ...],
     as_json: bool,
+    record: Path | None,
 ) -> None:
     """Run all attacks against all protections, layers and dtypes, and write a report.
 
@@ -185,6 +191,10 @@ def report(
     with step_progress("safekv attack report") as progress:
         records = measured(public, model, load_prompts(prompts or BUNDLED), plan, out, progress)
     found = written.write(out, records, {"model": model, **environment()})
+    if record is not None:
+        line = json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")))
+        with record.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
     if as_json:
         click.echo((out / "report.json").read_text(encoding="utf-8"), nl=False)
     else:

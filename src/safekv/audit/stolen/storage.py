@@ -36,8 +36,9 @@ class Packed:
         """The float32 numbers that these bits stand for."""
         if self.scales is None:
             return self.numbers.float()
-        groups = self.numbers.float().unflatten(-1, (self.scales.shape[-2], -1))
-        return (groups * self.scales).flatten(-2)
+        shape, groups = self.numbers.shape, self.scales.shape[-2]
+        numbers = self.numbers.float().reshape(*shape[:-1], groups, -1)
+        return (numbers * self.scales).reshape(shape)
 
     def with_bits(self, change: Callable[[torch.Tensor], None]) -> Packed:
         """A copy in which `change` has overwritten the bits of every tensor."""
@@ -55,7 +56,7 @@ def pack(states: torch.Tensor, kind: Stored) -> Packed:
         return Packed(kind, states.to(FLOATS[kind]).contiguous(), None)
     dim = states.shape[-1]
     size = GROUP if kind is Stored.INT4 and dim % GROUP == 0 else dim
-    groups = states.float().unflatten(-1, (dim // size, size))
+    groups = states.float().reshape(*states.shape[:-1], dim // size, size)
     scales = groups.abs().amax(-1, keepdim=True).clamp_min(1e-12) / LEVELS[kind]
     numbers = (groups / scales).round().to(torch.int8).flatten(-2)
     return Packed(kind, numbers.contiguous(), scales.contiguous())
