@@ -30,6 +30,10 @@ OTHER: Final = 0.5
 """Relative distance from which states are strangers'."""
 
 
+PROBED: Final = 8
+"""How many of the known tokens are looked for before a search starts."""
+
+
 class Rule(Enum):
     """When a candidate is taken: at its batch's best below a cut, or as the paper's outlier."""
 
@@ -168,13 +172,17 @@ def search(
     """Recover positions `len(known)` to `until` from left to right, candidates by likelihood.
 
     Behind `known` (a public template, say) the model itself orders the candidates; without any,
-    the vocabulary's own order does, in which frequent tokens come first. A wrong token makes all
-    later states wrong, so errors do not stay alone. One forward pass per batch, as deep as
-    `layer`, and one in full per position.
+    the vocabulary's own order does, in which frequent tokens come first. Where the last known
+    tokens' own states are not in the cache, nothing is searched: it is not this model's, or
+    hidden. A wrong token makes all later states wrong, so errors do not stay alone. One forward
+    pass per batch, as deep as `layer`, and one in full per position.
     """
     if plan.first < 1 or plan.batch < plan.first or plan.budget < 1:
         raise AttackError(f"a search in batches of {plan.first} to {plan.batch} finds nothing")
     started = perf_counter()
+    if known and not _recognised(public, target, layer, known, plan):
+        nothing = (None,) * (until - len(known))
+        return Recovered(nothing, len(known), wall_s=perf_counter() - started)
     walk = Walk(public, layer, list(known))
     tokens: list[int | None] = []
     tried, misses = 0, 0
@@ -189,6 +197,20 @@ def search(
     tokens += [None] * (until - len(known) - len(tokens))
     wall_s = perf_counter() - started
     return Recovered(tuple(tokens), len(known), tried=tried, wall_s=wall_s)
+
+
+def _recognised(
+    public: PublicModel, target: Target, layer: int, known: Sequence[int], plan: SearchPlan
+) -> bool:
+    """Whether most of the last known tokens lie where they should, by the cut or a stranger's."""
+    kept = public.cached(known, layer).layers[layer]
+    gaps = []
+    for position in range(max(0, len(known) - PROBED), len(known)):
+        row = slice(position, position + 1)
+        parts = target.distances(kept.keys[0, :, row], kept.values[0, :, row], position)
+        gaps.append(float(parts.pow(2).mean().sqrt()))
+    limit = plan.cut if plan.rule is Rule.CUT else OTHER
+    return sum(gap < limit for gap in gaps) > len(gaps) / 2
 
 
 def _one(walk: Walk, target: Target, position: int, plan: SearchPlan) -> tuple[int, int, bool]:

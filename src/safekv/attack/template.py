@@ -29,6 +29,9 @@ SURE: Final = 0.2
 EXACT: Final = 1e-3
 """Gaps from which on a row is taken as known, and as known exactly."""
 
+FEWEST: Final = 0.25
+"""With a smaller share of sure rows there is nothing to refine the secrets with."""
+
 SHORT: Final = 48
 """Tokens on a row's short list."""
 
@@ -127,18 +130,22 @@ def surface(
     What was read with confidence is known from then on: the secrets are refined with it, and
     everything is read again. That is what 16-bit caches need.
     """
-    b = stored.shape[2]
+    b, before = stored.shape[2], list[int | None]()
     for _ in range(PASSES):
         pages = [
             placed(public, secrets, secrets.rows(block), start + at * b)
             for at, block in enumerate(stored)
         ]
-        sure = torch.stack([page.gaps < SURE for page in pages])
-        if bool((torch.stack([page.gaps for page in pages]) < EXACT).all()):
+        gaps = torch.stack([page.gaps for page in pages])
+        tokens = [token for page in pages for token in page.in_order()]
+        sure = gaps < SURE
+        # Exact, hopeless, or no different from the last time.
+        few = float(sure.float().mean()) < FEWEST
+        if few or tokens == before or bool((gaps[sure] < EXACT).all()):
             break
-        known = torch.stack([page.rows(public) for page in pages])
+        before, known = tokens, torch.stack([page.rows(public) for page in pages])
         secrets = refined(secrets, known, sure, stored)
-    return [token for page in pages for token in page.in_order()]
+    return tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,9 +70,17 @@ def test_the_published_rule_takes_the_first_outlier() -> None:
 def test_a_search_in_noise_stops_and_names_nothing() -> None:
     public = model("llama")
     noise = Captured({1: torch.randn(2, 40, 64)}, {1: torch.randn(2, 40, 64)})
-    found = search(public, Rows(noise, 1), 1, TOKENS[:4], 40, SearchPlan(budget=32, patience=2))
-    assert set(found.tokens) == {None}
-    assert found.tried == 2 * 32
+    plan = SearchPlan(budget=32, patience=2)
+    found = search(public, Rows(noise, 1), 1, TOKENS[:4], 40, plan)
+    assert (set(found.tokens), len(found.tokens), found.tried) == ({None}, 36, 0)
+    # Known tokens in their places and noise behind them: it stops after `patience` misses.
+    real = capture(public, TOKENS[:4])
+    behind = Captured(
+        {1: torch.cat([real.keys[1], noise.keys[1][:, 4:]], dim=1)},
+        {1: torch.cat([real.values[1], noise.values[1][:, 4:]], dim=1)},
+    )
+    found = search(public, Rows(behind, 1), 1, TOKENS[:4], 40, plan)
+    assert (set(found.tokens), found.tried) == ({None}, 2 * 32)
 
 
 def test_without_a_known_beginning_the_vocabulary_is_gone_through() -> None:

@@ -57,7 +57,7 @@ class Plan:
     dtypes: tuple[Stored, ...] = (Stored.FP32, Stored.BF16, Stored.INT8)
     victims: int = 20
     own: int = 4
-    horizon: int = 12
+    horizon: int = 8
     controls: int = 8
     budget: int = 1024
     patience: int = 3
