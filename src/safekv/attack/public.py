@@ -232,7 +232,8 @@ class PublicModel:
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        with torch.inference_mode(), self.ending_at(deepest):
+        # Not in inference mode: what is captured should be ordinary tensors.
+        with torch.no_grad(), self.ending_at(deepest):
             self.model.base_model(
                 torch.tensor([list(tokens)]), past_key_values=cache, use_cache=True
             )
