@@ -7,7 +7,7 @@ behind what was recovered so far (`search`), the likeliest ones first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from time import perf_counter
@@ -68,6 +68,14 @@ class Target(Protocol):
         """Hear which candidate (heads, 1, dim) was taken."""
         ...
 
+    def rows(self, position: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The rows (heads, n, dim) that may stand there; values are `None` where unknown."""
+        ...
+
+
+Hint = Callable[[torch.Tensor, torch.Tensor | None, int], torch.Tensor]
+"""Log-scores of the vocabulary for the rows that may stand at a position (`Target.rows`)."""
+
 
 class Rows:
     """The rows of a plain cache: position n is row n. Parts: keys, values."""
@@ -83,7 +91,12 @@ class Rows:
         )
 
     def take(self, keys: torch.Tensor, values: torch.Tensor, position: int) -> None:
-        pass
+        """Nothing changes: each position has its row."""
+
+    def rows(self, position: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The one row."""
+        row = slice(position - self._start, position - self._start + 1)
+        return self._keys[:, row], self._values[:, row]
 
 
 def relative(states: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
@@ -168,11 +181,13 @@ def search(
     known: Sequence[int],
     until: int,
     plan: SearchPlan,
+    hint: Hint | None = None,
 ) -> Recovered:
     """Recover positions `len(known)` to `until` from left to right, candidates by likelihood.
 
     Behind `known` (a public template, say) the model itself orders the candidates; without any,
-    the vocabulary's own order does, in which frequent tokens come first. Where the last known
+    the vocabulary's own order does, in which frequent tokens come first. A `hint` (of a learned
+    inverter) adds what the rows themselves look like. Where the last known
     tokens' own states are not in the cache, nothing is searched: it is not this model's, or
     hidden. A wrong token makes all later states wrong, so errors do not stay alone. One forward
     pass per batch, as deep as `layer`, and one in full per position.
@@ -189,7 +204,9 @@ def search(
     for position in range(len(known), until):
         if misses >= plan.patience:
             break
-        token, seen, hit = _one(walk, target, position, plan)
+        scores = None if hint is None else hint(*target.rows(position), position)
+        order = walk.order(scores)[: plan.budget]
+        token, seen, hit = _one(walk, target, position, order, plan)
         tried += seen
         misses = 0 if hit else misses + 1
         tokens.append(token if hit else None)
@@ -213,9 +230,10 @@ def _recognised(
     return sum(gap < limit for gap in gaps) > len(gaps) / 2
 
 
-def _one(walk: Walk, target: Target, position: int, plan: SearchPlan) -> tuple[int, int, bool]:
+def _one(
+    walk: Walk, target: Target, position: int, order: torch.Tensor, plan: SearchPlan
+) -> tuple[int, int, bool]:
     """The token of one position, how many were tried, and whether it was a hit."""
-    order = walk.order()[: plan.budget]
     nearest_yet, guess = float("inf"), int(order[0])
     at, size = 0, plan.first if plan.rule is Rule.CUT else plan.batch
     while at < len(order):
@@ -259,11 +277,12 @@ class Walk:
         if prefix:
             self._advance(prefix)
 
-    def order(self) -> torch.Tensor:
-        """All tokens, the likeliest first."""
-        if self._logits is None:
+    def order(self, scores: torch.Tensor | None = None) -> torch.Tensor:
+        """All tokens, the likeliest first: by the model, times what `scores` say."""
+        if self._logits is None and scores is None:
             return torch.arange(self._public.shapes.vocabulary)
-        return self._logits.argsort(descending=True)
+        likely = 0 if self._logits is None else self._logits.log_softmax(-1)
+        return (likely + (0 if scores is None else scores)).argsort(descending=True)
 
     def append(self, token: int) -> None:
         """Go one position further, behind `token`."""

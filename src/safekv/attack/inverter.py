@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from safekv.attack.capture import Captured, capture
+from safekv.attack.collision import Hint
 from safekv.attack.errors import AttackError
 from safekv.attack.public import PublicModel
 from safekv.attack.recovered import Recovered
@@ -114,9 +115,18 @@ class Inverter(nn.Module):
         self.bent = nn.Sequential(nn.Linear(size, inner), nn.GELU(), nn.Linear(inner, width))
         self.sharpness = nn.Parameter(torch.tensor(3.0))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Directions (tokens, width) whose products with `table` are logits."""
+    def forward(
+        self, features: torch.Tensor, keys_only: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Directions (tokens, width) whose products with `table` are logits.
+
+        Rows for which `keys_only` is true are read without their values.
+        """
         seen = ((features - self.mean) / self.scale).clamp(-8, 8)
+        if keys_only is not None:
+            known = torch.ones_like(seen)
+            known[keys_only, seen.shape[1] // 2 :] = 0
+            seen = seen * known
         direction = functional.normalize(self.straight(seen) + self.bent(seen), dim=-1)
         return direction * self.sharpness.exp()
 
@@ -145,7 +155,9 @@ def train(
             right = tokens[batch]
             drawn = torch.randint(len(inverter.table), (NEGATIVES,), generator=generator)
             shown, places = torch.unique(torch.cat([right, drawn]), return_inverse=True)
-            logits = inverter(features[batch]) @ inverter.table[shown].T
+            # Half of the rows without values, for caches of which only keys could be opened.
+            keys_only = torch.rand(len(batch), generator=generator) < 0.5
+            logits = inverter(features[batch], keys_only) @ inverter.table[shown].T
             loss = functional.cross_entropy(logits, places[: len(right)])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -163,3 +175,18 @@ def decode(public: PublicModel, inverter: Inverter, captured: Captured, layer: i
         tokens = logits.argmax(1).tolist()
     tried = captured.tokens * public.shapes.vocabulary
     return Recovered(tuple(tokens), captured.start, tried=tried, wall_s=perf_counter() - started)
+
+
+def hint(public: PublicModel, inverter: Inverter) -> Hint:
+    """A hint for `collision.search`: how likely each token is, by the rows that may be its own."""
+
+    def score(keys: torch.Tensor, values: torch.Tensor | None, position: int) -> torch.Tensor:
+        places = torch.full((keys.shape[1],), position)
+        plain = public.unrotate(keys, places).transpose(0, 1).flatten(1)
+        other = torch.zeros_like(plain) if values is None else values.transpose(0, 1).flatten(1)
+        unknown = torch.full((len(plain),), values is None)
+        with torch.no_grad():
+            logits = inverter(torch.cat([plain, other], dim=1), unknown) @ inverter.table.T
+        return logits.log_softmax(-1).max(0).values
+
+    return score

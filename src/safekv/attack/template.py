@@ -16,7 +16,7 @@ from typing import Final
 import torch
 
 from safekv.attack.capture import Captured, capture
-from safekv.attack.collision import SearchPlan, relative, search, squared
+from safekv.attack.collision import Hint, SearchPlan, relative, search, squared
 from safekv.attack.errors import AttackError
 from safekv.attack.mixing import Secrets, refined, settle, solve
 from safekv.attack.public import PublicModel, plane_lengths
@@ -92,6 +92,7 @@ def read(
     plan: SearchPlan | None = None,
     until: int | None = None,
     secrets: Secrets | None = None,
+    hint: Hint | None = None,
 ) -> Recovered:
     """The prompt behind a cloaked cache, from nothing but one layer's pages and the template.
 
@@ -114,6 +115,7 @@ def read(
         template,
         min(end, until if until is not None else end),
         plan or SearchPlan(),
+        hint,
     )
     return Recovered(found.tokens, found.start, tried=found.tried, wall_s=_since(started))
 
@@ -225,7 +227,13 @@ class Heap:
     def distances(self, keys: torch.Tensor, values: torch.Tensor, position: int) -> torch.Tensor:
         return self._gaps(keys, position).min(1).values[:, None]
 
+    def rows(self, position: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What is left of the position's block."""
+        n = (position - self._start) // self._block
+        return self._rows[n][:, self._free[n] or list(range(self._block))], None
+
     def take(self, keys: torch.Tensor, values: torch.Tensor, position: int) -> None:
+        """The row that is nearest to what was taken is not offered again."""
         n = (position - self._start) // self._block
         if self._free[n]:
             self._free[n].pop(int(self._gaps(keys, position)[0].argmin()))

@@ -83,6 +83,23 @@ def test_a_search_in_noise_stops_and_names_nothing() -> None:
     assert (set(found.tokens), found.tried) == ({None}, 2 * 32)
 
 
+def test_a_hint_puts_the_right_token_on_the_first_batch() -> None:
+    public = model("llama")
+    captured = capture(public, TOKENS)
+    offered: list[int] = []
+
+    def hint(keys: torch.Tensor, values: torch.Tensor | None, position: int) -> torch.Tensor:
+        assert torch.equal(keys, captured.keys[1][:, position : position + 1])
+        assert values is not None
+        offered.append(position)
+        return 100.0 * torch.nn.functional.one_hot(torch.tensor(TOKENS[position]), VOCABULARY)
+
+    plan = SearchPlan(first=1, batch=1, budget=4)
+    found = search(public, Rows(captured, 1), 1, TOKENS[:4], 12, plan, hint)
+    assert list(found.tokens) == TOKENS[4:12]
+    assert (found.tried, offered) == (8, list(range(4, 12)))
+
+
 def test_without_a_known_beginning_the_vocabulary_is_gone_through() -> None:
     public = model("llama")
     captured = capture(public, TOKENS)

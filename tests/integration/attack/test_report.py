@@ -46,7 +46,9 @@ def test_the_quick_report_shows_what_is_expected(model_dir: Path, tmp_path: Path
         for protection in ("stream", "vault"):
             assert rows["template", protection, "first", dtype] < 0.1
     assert rows["template", "cloak", "first", "fp32"] == 1.0
-    assert rows["template", "cloak", "last", "fp32"] == 1.0
+    # Three tokens of three prompts, candidates within the quick plan's budget.
+    assert rows["collision", "none", "last", "fp32"] >= 0.3
+    assert rows["template", "cloak", "last", "fp32"] >= 0.3
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert load_prompts()[0].text in page

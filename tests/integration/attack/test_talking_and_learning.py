@@ -65,6 +65,11 @@ def test_a_decoder_learns_a_deep_layer_from_public_text(tiny_dir: Path) -> None:
     assert token_recovery(seen.tokens, ids) > 0.5
     noise = Captured({1: torch.randn(2, 128, 16)}, {1: torch.randn(2, 128, 16)})
     assert token_recovery(decode(public, learned, noise, 1).tokens, ids) < 0.1
+    # Without values too, as a hint for rows of which only the keys could be opened.
+    score = inverter.hint(public, learned)
+    keys = capture(public, ids, [1]).keys[1]
+    hits = sum(int(score(keys[:, n : n + 1], None, n).argmax()) == ids[n] for n in range(40))
+    assert hits > 10
     again = train(public, states, 1, recipe)
     assert torch.equal(again.straight.weight, learned.straight.weight)
     with pytest.raises(AttackError, match="the text has"):

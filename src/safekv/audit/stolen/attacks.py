@@ -10,7 +10,7 @@ from typing import Final
 from safekv.attack import channels, chosen, collision, inverter, membership, template
 from safekv.attack.calibration import calibrate
 from safekv.attack.capture import Captured, capture
-from safekv.attack.collision import SAME, SearchPlan
+from safekv.attack.collision import SAME, Hint, SearchPlan
 from safekv.attack.fused import feature_of
 from safekv.attack.injection import Variant, inject, variants
 from safekv.attack.inversion import invert
@@ -49,6 +49,10 @@ class Job:
         plan = self.session.plan
         return SearchPlan(cut=cut, budget=plan.budget, patience=plan.patience)
 
+    def hint(self) -> Hint:
+        """What a learned inverter makes of a row; its training is not counted as time."""
+        return inverter.hint(self.session.public, self.session.inverter(self.layer))
+
 
 def end_of(session: Session, layer: str, attack: str, tokens: Tokens) -> int:
     """Where an attack's score ends: deep collisions go only so far."""
@@ -77,6 +81,7 @@ def _collided(job: Job, caches: Sequence[Captured], own: Sequence[Captured]) -> 
             tokens.template,
             end_of(session, job.cell.layer, "collision", tokens),
             job.search(cut),
+            job.hint(),
         )
         for one, tokens in zip(caches, job.victims, strict=True)
     ]
@@ -123,10 +128,11 @@ def by_template(job: Job) -> list[Recovered]:
     public, readings = job.session.public, []
     if job.cell.protection == "permute":
         return _shuffled(job, job.solved_on, job.victims, exact=False)
+    hint = job.hint() if job.layer else None
     for one, on, tokens in zip(job.caches, job.solved_on, job.victims, strict=True):
         started = perf_counter()
         secrets = template.secrets_of(public, on, job.layer, tokens.template, BLOCK_TOKENS)
-        readings.append(_read(job, one, tokens, secrets, started))
+        readings.append(_read(job, one, tokens, secrets, hint, started))
     return readings
 
 
@@ -134,17 +140,25 @@ def by_chosen(job: Job) -> list[Recovered]:
     """Secrets from the attacker's own requests, once for all victims."""
     if job.cell.protection == "permute":
         return _shuffled(job, job.own, job.session.own, exact=True)
+    hint = job.hint() if job.layer else None
     started = perf_counter()
     own = [(tokens.ids, it) for tokens, it in zip(job.session.own, job.own, strict=True)]
     secrets = chosen.learn(job.session.public, own, job.layer, BLOCK_TOKENS)
     spent = (perf_counter() - started) / len(job.caches)
     return [
-        _read(job, one, tokens, secrets, perf_counter() - spent)
+        _read(job, one, tokens, secrets, hint, perf_counter() - spent)
         for one, tokens in zip(job.caches, job.victims, strict=True)
     ]
 
 
-def _read(job: Job, one: Captured, tokens: Tokens, secrets: Secrets, started: float) -> Recovered:
+def _read(
+    job: Job,
+    one: Captured,
+    tokens: Tokens,
+    secrets: Secrets,
+    hint: Hint | None,
+    started: float,
+) -> Recovered:
     found = template.read(
         job.session.public,
         one,
@@ -154,6 +168,7 @@ def _read(job: Job, one: Captured, tokens: Tokens, secrets: Secrets, started: fl
         plan=job.search(min(WIDEST, max(SAME, 8 * secrets.fit))),
         until=end_of(job.session, job.cell.layer, "template", tokens),
         secrets=secrets,
+        hint=hint,
     )
     return Recovered(found.tokens, found.start, tried=found.tried, wall_s=perf_counter() - started)
 

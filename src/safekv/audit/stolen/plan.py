@@ -89,7 +89,7 @@ class Plan:
             own=2,
             horizon=3,
             controls=1,
-            budget=256,
+            budget=512,
             patience=1,
             new_tokens=16,
             recipe=Recipe(text_tokens=2048, epochs=6),
