@@ -279,10 +279,11 @@ class Walk:
 
     def order(self, scores: torch.Tensor | None = None) -> torch.Tensor:
         """All tokens, the likeliest first: by the model, times what `scores` say."""
-        if self._logits is None and scores is None:
+        known = [self._logits.log_softmax(-1)] if self._logits is not None else []
+        known += [scores] if scores is not None else []
+        if not known:
             return torch.arange(self._public.shapes.vocabulary)
-        likely = 0 if self._logits is None else self._logits.log_softmax(-1)
-        return (likely + (0 if scores is None else scores)).argsort(descending=True)
+        return torch.stack(known).sum(0).argsort(descending=True)
 
     def append(self, token: int) -> None:
         """Go one position further, behind `token`."""

@@ -187,6 +187,7 @@ def hint(public: PublicModel, inverter: Inverter) -> Hint:
         unknown = torch.full((len(plain),), values is None)
         with torch.no_grad():
             logits = inverter(torch.cat([plain, other], dim=1), unknown) @ inverter.table.T
-        return logits.log_softmax(-1).max(0).values
+        best: torch.Tensor = logits.log_softmax(-1).max(0).values
+        return best
 
     return score
