@@ -46,7 +46,8 @@ EXPECTED = [
 
 
 def test_what_is_expected_holds() -> None:
-    found = findings(EXPECTED)
+    chatter = row("injection", "stream", 0.14, wrong_key_control=0.06, layer="all")
+    found = findings([*EXPECTED, chatter])
     assert len(found) == 7
     assert all(one.holds for one in found)
     assert findings([]) == []
@@ -60,6 +61,7 @@ def test_what_is_expected_holds() -> None:
         (row("template", "cloak", 0.5), "KV-Cloak in float32"),
         (row("template", "permute", 0.5), "secret order"),
         (row("inverter", "stream", 0.2), "stream and the vault"),
+        (row("injection", "vault", 0.3, wrong_key_control=0.1), "stream and the vault"),
         (row("template", "cloak", 1.0, wrong_key_control=0.5), "another instance"),
         (row("swap", "vault", 1.0, layer="all"), "Only the vault"),
         (row("swap", "stream", 0.0, layer="all"), "Only the vault"),

@@ -76,9 +76,14 @@ def _is(row: Row, attack: str, protections: Iterable[str], layer: str) -> bool:
 
 
 def _nothing(row: Row) -> bool:
-    """No more than chance: within the margin, or an interval that reaches down to the baseline."""
-    baseline = row["random_baseline"]
-    near = row["token_recovery"] <= baseline + MARGIN
+    """No more than chance: within the margin, or an interval that reaches down to chance.
+
+    Any text has words in common with any other, so for injection the control, another victim's
+    prompt, counts as chance too, and the margin is twice as wide.
+    """
+    talks = row["attack"] == "injection"
+    baseline = max(row["random_baseline"], row["wrong_key_control"] if talks else 0.0)
+    near = row["token_recovery"] <= baseline + (2 * MARGIN if talks else MARGIN)
     return bool(near or row["token_recovery_ci"][0] <= baseline)
 
 
