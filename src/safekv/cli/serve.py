@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from safekv.engines.hf.config import CloakProfile
+from safekv.errors import ConfigError
 from safekv.gateway.declarations import DeclarationStore
 from safekv.gateway.server import reserve_socket
 from safekv.gateway.server import serve as run_server
@@ -60,6 +61,14 @@ MATRIX_WARNING = (
     help="Obfuscate blocks in memory; not encryption, see `safekv cloak --help`.  [default: off]",
 )
 @click.option("--log-level", default="warning", show_default=True, help="What stderr shows.")
+@click.option(
+    "--engine",
+    type=click.Choice(["embedded", "vllm"]),
+    default="embedded",
+    show_default=True,
+    help="What computes. vllm: vLLM's own server, which must be installed beside safekv.",
+)
+@click.argument("vllm_flags", nargs=-1, type=click.UNPROCESSED)
 def serve(
     model: str,
     mode: str | None,
@@ -72,11 +81,14 @@ def serve(
     epoch: float | None,
     cloak: str | None,
     log_level: str,
+    engine: str,
+    vllm_flags: tuple[str, ...],
 ) -> None:
     """Serve MODEL (a known name, a directory or a hub id) with an OpenAI-compatible API.
 
     Tenants are known by their keys: see `safekv tenant add`. SIGTERM and Ctrl-C let requests
-    in flight finish (server.drain_s) and cancel the rest.
+    in flight finish (server.drain_s) and cancel the rest. With --engine vllm, what follows `--`
+    is passed on to vLLM: safekv serve MODEL --engine vllm -- --max-model-len 4096
 
     Exit status: 0 stopped by a signal, 1 failed while serving, 2 wrong usage, setting, key
     file or model, or the port is in use.
@@ -92,6 +104,20 @@ def serve(
         "cloak.profile": cloak,
     }
     settings, _ = load(path, os.environ, flags)
+    if engine == "vllm":
+        from safekv.cli.serve_vllm import serve_vllm
+
+        if settings.cloak.profile is not CloakProfile.OFF:
+            raise ConfigError(
+                f"cloak.profile is {settings.cloak.profile.value!r}, but vLLM's blocks are not "
+                "obfuscated",
+                "use --engine embedded, or --cloak off",
+            )
+        warnings = _mode_warnings(settings)
+        serve_vllm(model, settings, flags, path, vllm_flags, warnings, log_level)
+        return
+    if vllm_flags:
+        raise ConfigError(f"unexpected argument {vllm_flags[0]!r}", "it is for --engine vllm")
     _serve(model, settings, log_level)
 
 
@@ -113,6 +139,7 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     metrics = PrometheusSink()
     engine = _engine(model, settings, metrics, declarations, sealer)
     engine.open(tenants.served())
+    _say_who_may_hold_what(engine, settings, tenants)
     _register_gauges(metrics, engine)
     warnings = _warnings(settings, tenants)
     for warning in warnings:
@@ -124,6 +151,16 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
         click.echo(f"safekv: serving {engine.model_id} at {url} (mode {mode})", err=True)
 
     run_server(app, engine, sock, drain_s=server.drain_s, on_ready=ready)
+
+
+def _say_who_may_hold_what(engine: HFEngine, settings: Settings, tenants: TenantStore) -> None:
+    from safekv.cli.memory import memory_lines
+
+    some = next(iter(tenants.served()), None)
+    ceiling = engine.warden.ceiling_blocks(some) if some is not None else 0
+    stats = engine.warden.stats()
+    for line in memory_lines(settings.cache, stats, ceiling, engine.context_tokens):
+        click.echo(f"safekv: {line}", err=True)
 
 
 def _engine(
@@ -235,11 +272,13 @@ def _tier_stat(tiers: TierWarden, name: str) -> float:
 
 
 def _warnings(settings: Settings, tenants: TenantStore) -> list[str]:
-    warnings = []
-    if settings.warden.mode is Mode.UNSAFE_GLOBAL:
-        warnings.append(UNSAFE_WARNING)
-    if settings.cloak.profile is CloakProfile.MATRIX:
-        warnings.append(MATRIX_WARNING)
     if not any(not record.revoked for record in tenants.list()):
         click.echo("safekv: no tenant has a key yet: safekv tenant add NAME", err=True)
+    return _mode_warnings(settings)
+
+
+def _mode_warnings(settings: Settings) -> list[str]:
+    warnings = [UNSAFE_WARNING] if settings.warden.mode is Mode.UNSAFE_GLOBAL else []
+    if settings.cloak.profile is CloakProfile.MATRIX:
+        warnings.append(MATRIX_WARNING)
     return warnings

@@ -11,7 +11,9 @@ from typing import TypeAlias, get_type_hints
 from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.detect.config import DetectConfig
 from safekv.engines.hf.config import CloakSettings, HFConfig
+from safekv.engines.vllm.config import VllmConfig
 from safekv.gateway.config import GatewayConfig
+from safekv.gateway.vllm.config import FrontConfig
 from safekv.safeguard.config import SafeguardConfig
 from safekv.warden.config import WardenConfig
 
@@ -23,7 +25,9 @@ Section: TypeAlias = (
     | SafeguardConfig
     | HFConfig
     | CloakSettings
+    | VllmConfig
     | GatewayConfig
+    | FrontConfig
 )
 
 
@@ -38,7 +42,9 @@ class Settings:
     safeguard: SafeguardConfig = field(default_factory=SafeguardConfig)
     engine: HFConfig = field(default_factory=HFConfig)
     cloak: CloakSettings = field(default_factory=CloakSettings)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
     server: GatewayConfig = field(default_factory=GatewayConfig)
+    front: FrontConfig = field(default_factory=FrontConfig)
 
 
 @cache

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from safekv.cli.main import cli
 from safekv.cli.serve import MATRIX_WARNING, _warnings
 from safekv.engines.hf.config import CloakProfile, CloakSettings
 from safekv.errors import ConfigError
@@ -48,6 +50,13 @@ def test_file_variable_and_flag(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(flags: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         load(None, {}, flags)
+
+
+def test_vllm_does_not_run_without_the_cloak_that_was_asked_for() -> None:
+    asked = ["serve", "m", "--engine", "vllm", "--cloak", "stream"]
+    error = CliRunner().invoke(cli, asked).exception
+    assert isinstance(error, ConfigError)
+    assert "cloak.profile is 'stream', but vLLM's blocks" in str(error)
 
 
 def test_serve_warns_of_matrix_and_of_nothing_else(tmp_path: Path) -> None:

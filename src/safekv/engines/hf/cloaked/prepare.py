@@ -20,10 +20,13 @@ Cloaking: TypeAlias = Callable[[Any], Pages]
 CALIBRATION_TOKENS: Final = 256
 
 
-def prepare(settings: CloakSettings, source: Path | str, model: Any, tokenizer: Any) -> Cloaking:
+def prepare(
+    settings: CloakSettings, source: Path | str | None, model: Any, tokenizer: Any
+) -> Cloaking:
     """What obfuscates the blocks of `model`; for `matrix` M is fused into its weights here.
 
-    Raises `ConfigError` for a device on which this was never run, `ModelError` for a model that
+    `source` is where it was loaded from, `None` for a model that others have too: that one is not
+    fused. Raises `ConfigError` for a device on which this was never run, `ModelError` for a model that
     cannot be fused. The stream takes no time, `matrix` about a second per 100 M parameters.
     """
     if model.device.type != "cpu":
@@ -33,6 +36,11 @@ def prepare(settings: CloakSettings, source: Path | str, model: Any, tokenizer: 
         )
     if settings.profile is CloakProfile.STREAM:
         return lambda allocator: StreamPages(Layout.of(allocator), allocator._copy_view)
+    if source is None:
+        raise ConfigError(
+            "cloak.profile is 'matrix', but the model was loaded by somebody else",
+            "name its directory: fusing changes the weights",
+        )
     return _matrix(settings, source, model, tokenizer)
 
 
