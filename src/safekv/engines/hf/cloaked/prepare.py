@@ -26,8 +26,9 @@ def prepare(
     """What obfuscates the blocks of `model`; for `matrix` M is fused into its weights here.
 
     `source` is where it was loaded from, `None` for a model that others have too: that one is not
-    fused. Raises `ConfigError` for a device on which this was never run, `ModelError` for a model that
-    cannot be fused. The stream takes no time, `matrix` about a second per 100 M parameters.
+    fused. The stream takes no time, `matrix` about a second per 100 M parameters. Raises
+    `ConfigError` for a device on which this was never run, `ModelError` for a model that cannot
+    be fused.
     """
     if model.device.type != "cpu":
         raise ConfigError(
