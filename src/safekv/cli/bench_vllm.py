@@ -70,7 +70,7 @@ def vllm(
         source = resolve_model(model, progress=report)
     with steps("safekv bench vllm") as progress:
         result = measured.run(str(source), plan, progress)
-    record: Record = {"benchmark": "vllm", "part": "serving", "model": model_id(model), **result}
+    record: Record = {"benchmark": "vllm", "model": model_id(model), **result}
     record["front"] = [_front(measured.front_cost, tokens) for tokens in PROMPTS]
     record["environment"] = {**environment(), "vllm": version}
     publish(record, lambda it: Console().print(_table(it), _bars(it)), as_json=as_json, out=out)
@@ -195,7 +195,7 @@ def _ratio(ratio: dict[str, float]) -> str:
 
 def _bars(record: Record) -> str:
     lines = [
-        f"{name}: {each['measured']:.3f}, at most {each['at_most']:.2f}: "
+        f"{name}: {each['worst']:.3f}, at most {each['bar']:.2f}: "
         f"{'met' if each['met'] else 'MISSED'}"
         for name, each in record["bars"].items()
     ]

@@ -94,7 +94,8 @@ def serve(
     if engine == "vllm":
         from safekv.cli.serve_vllm import serve_vllm
 
-        serve_vllm(model, settings, flags, path, vllm_flags, _mode_warnings(settings))
+        warnings = _mode_warnings(settings)
+        serve_vllm(model, settings, flags, path, vllm_flags, warnings, log_level)
         return
     if vllm_flags:
         raise ConfigError(f"unexpected argument {vllm_flags[0]!r}", "it is for --engine vllm")
@@ -119,6 +120,7 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     metrics = PrometheusSink()
     engine = _engine(model, settings, metrics, declarations, sealer)
     engine.open(tenants.served())
+    _say_who_may_hold_what(engine, settings, tenants)
     _register_gauges(metrics, engine)
     warnings = _warnings(settings, tenants)
     for warning in warnings:
@@ -130,6 +132,16 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
         click.echo(f"safekv: serving {engine.model_id} at {url} (mode {mode})", err=True)
 
     run_server(app, engine, sock, drain_s=server.drain_s, on_ready=ready)
+
+
+def _say_who_may_hold_what(engine: HFEngine, settings: Settings, tenants: TenantStore) -> None:
+    from safekv.cli.memory import memory_lines
+
+    some = next(iter(tenants.served()), None)
+    ceiling = engine.warden.ceiling_blocks(some) if some is not None else 0
+    stats = engine.warden.stats()
+    for line in memory_lines(settings.cache, stats, ceiling, engine.context_tokens):
+        click.echo(f"safekv: {line}", err=True)
 
 
 def _engine(

@@ -26,6 +26,7 @@ def serve_vllm(
     path: Path | None,
     vllm_flags: Sequence[str],
     warnings: Sequence[str],
+    log_level: str,
 ) -> None:
     """Serve `model` until a signal. `flags` are the settings given on the command line, and `path`
     the settings file: both reach the server's processes as variables."""
@@ -38,7 +39,8 @@ def serve_vllm(
     TenantStore(settings.server.keys_file or default_keys_file(os.environ)).check()
     DeclarationStore.default(os.environ).list()
     load_claim_key(os.environ)
-    server = _server(model, settings, flags, path, vllm_flags)
+    variables = {"VLLM_LOGGING_LEVEL": log_level.upper()} | _variables(flags, path)
+    server = _server(model, settings, variables, vllm_flags)
     for warning in warnings:
         click.echo(f"safekv: warning: {warning}", err=True)
 
@@ -55,11 +57,7 @@ def serve_vllm(
 
 
 def _server(
-    model: str,
-    settings: Settings,
-    flags: Mapping[str, object],
-    path: Path | None,
-    vllm_flags: Sequence[str],
+    model: str, settings: Settings, variables: Mapping[str, str], vllm_flags: Sequence[str]
 ) -> VllmServer:
     from safekv.cli.progress import model_progress
     from safekv.engines.hf.store import model_id, resolve_model
@@ -77,7 +75,7 @@ def _server(
         port=port,
         drain_s=settings.server.drain_s,
         flags=tuple(vllm_flags),
-        settings=_variables(flags, path),
+        settings=variables,
     )
 
 

@@ -26,13 +26,6 @@ if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 
 
-def pytest_report_header() -> str | None:
-    """Says once why nothing of this folder runs."""
-    if importlib.util.find_spec("vllm") is None:
-        return "tests/integration/vllm: left out, vLLM is not installed here (make test-vllm)"
-    return None
-
-
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
     """The default model, which `make model` fetched."""

@@ -104,6 +104,7 @@ def test_ratios_are_paired_so_that_a_slow_minute_cancels_out(
     assert shared["kv_memory_ratio"] == pytest.approx(1.08)
     assert control["to_global"]["value"] == pytest.approx(1.03)
     bars = _bars([shared], control)
+    assert bars["control"]["worst"] == pytest.approx(1.03)
     assert {name: each["met"] for name, each in bars.items()} == {
         "first_turn": True,
         "control": False,
