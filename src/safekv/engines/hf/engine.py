@@ -47,13 +47,14 @@ class HFEngine:
     a missing detector is a `ConfigError` rather than a silent loss. Other modes ignore it.
     `declared` is asked at every epoch tick what operators declared, and says `None` while
     nothing changed.
+    A `source` that is loaded already is served as it is, for benchmarks.
     Likewise `tiers` with a disk need a `sealer`: no block reaches the disk in the clear.
     """
 
     def __init__(
         self,
         model_id: str,
-        source: Path | str,
+        source: Path | str | LoadedModel,
         *,
         engine: HFConfig,
         cache: CacheConfig,
@@ -102,10 +103,9 @@ class HFEngine:
             pass
 
     def _load(self) -> None:
-        self._loaded = load(self._source, self._engine)
-        loop = SelectiveLoop(
-            self._loaded.model, self._cache, self._engine, self.warden, self._tier_setup
-        )
+        source = self._source
+        self._loaded = source if isinstance(source, LoadedModel) else load(source, self._engine)
+        loop = self._new_loop(self._loaded)
         # Builds the cache in this thread, so that a model it cannot serve is refused here.
         try:
             loop.warmup()
@@ -116,6 +116,9 @@ class HFEngine:
             ) from error
         loop.start()
         self._loop = loop
+
+    def _new_loop(self, loaded: LoadedModel) -> SelectiveLoop:
+        return SelectiveLoop(loaded.model, self._cache, self._engine, self.warden, self._tier_setup)
 
     def _tier_setup(self, wake: Callable[[], None]) -> TierSetup:
         model = self._model
