@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from safekv.cache.lease import Lease
 from safekv.cache.node import Holder, Node, Share
 from safekv.cache.quota import Account, Ledger
-from safekv.types import TOKEN_BYTES, Scope
+from safekv.types import TOKEN_BYTES, Scope, TenantId
 
 
 class Structure:
@@ -19,7 +19,8 @@ class Structure:
 
     `blocks` is how many blocks exist. `freed` collects the ids (int32 bytes) of those that
     nobody holds any more, until somebody takes them. `loose` are nodes that may have become
-    equal to their neighbours. `on_lapse` hears of each claim before it lapses, if anybody listens.
+    equal to their neighbours. `on_lapse` hears of each claim before it lapses, if anybody listens,
+    and `on_share` of each run that becomes shared or private again, with the tenants that hold it.
     """
 
     def __init__(self, width: int, ledger: Ledger) -> None:
@@ -32,6 +33,7 @@ class Structure:
         self.ends: dict[Node, dict[Lease, None]] = {}
         self.loose: deque[Node] = deque()
         self.on_lapse: Callable[[Node, Holder], None] | None = None
+        self.on_share: Callable[[Node, list[TenantId], bool], None] | None = None
 
     def walk(self) -> Iterator[Node]:
         """All nodes but the root, parents first."""
@@ -179,6 +181,8 @@ class Structure:
         """
         pool = self.ledger.pool
         self._charge(node, -1)
+        if self.on_share is not None:
+            self.on_share(node, _tenants(node), True)
         self.hold(node, pool, pool.clock)
 
     def unshare(self, node: Node) -> None:
@@ -187,7 +191,9 @@ class Structure:
         Without any its blocks are free. Whoever leases it must have adopted it before.
         """
         self._charge(node, 1)
-        tenants = [holder for holder in node.holders() if holder is not Scope.SHARED]
+        tenants = _tenants(node)
+        if self.on_share is not None:
+            self.on_share(node, tenants, False)
         self.drop(node, self.ledger.pool)
         for tenant in tenants:
             self.offer(node, self.ledger.of(tenant))
@@ -323,6 +329,10 @@ class Structure:
         for lease in self.ends.pop(upper, ()):
             lease.node = lower
             self.lock(lease)
+
+
+def _tenants(node: Node) -> list[TenantId]:
+    return [holder for holder in node.holders() if isinstance(holder, str)]
 
 
 def mergeable_child(node: Node) -> Node | None:

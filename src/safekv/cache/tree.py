@@ -3,7 +3,6 @@
 The path of a prompt exists once, whoever sent it. A node says who holds it, and a tenant's
 walk ends at the first node that is not visible to it. Each tenant has a virtual cache: what it
 keeps is decided by its own uses and its own quota alone, as if it had the memory to itself.
-
 Nothing here locks or blocks, so the owner serialises calls.
 """
 
@@ -47,9 +46,8 @@ class PrefixTree:
         shares smaller, which those who lose can feel: open all tenants at the start. Raises
         `CacheError` when there is no room for it.
         """
-        self._ledger.open(
-            tenant, self.config.quota_blocks if quota_blocks is None else quota_blocks
-        )
+        quota = self.config.quota_blocks if quota_blocks is None else quota_blocks
+        self._ledger.open(tenant, quota)
 
     def on_lapse(self, listener: Callable[[TenantId, bytes, list[BlockId]], None]) -> None:
         """Tell `listener` of each claim before it lapses: its tenant, and tokens and blocks of the
@@ -61,6 +59,10 @@ class PrefixTree:
                 listener(holder, tokens, unpack_blocks(blocks))
 
         self._at.on_lapse = tell
+
+    def on_share(self, listener: Callable[[Node, list[TenantId], bool], None]) -> None:
+        """Tell `listener` of runs that become shared, parents first, or private, parents last."""
+        self._at.on_share = listener
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -230,9 +232,9 @@ class PrefixTree:
         if reach <= start:
             return 0
         reach = min(reach, start + self._ledger.ceiling_blocks(self._ledger.pool))
-        lacking = reach - start - self._pool_room()
+        lacking = reach - start - self._ledger.room_blocks(self._ledger.pool)
         replaced = lacking > 0 and replace_shared(self._at, lacking, last) > 0
-        reach = min(reach, start + max(0, self._pool_room()))
+        reach = min(reach, start + max(0, self._ledger.room_blocks(self._ledger.pool)))
         self._ledger.pool.tick()
         node, done = root, 0
         while done < reach:
@@ -245,9 +247,6 @@ class PrefixTree:
         if replaced:
             self._enforce()
         return reach - start
-
-    def _pool_room(self) -> int:
-        return self._ledger.room_blocks(self._ledger.pool)
 
     def demote(self, tokens: bytes, keep_blocks: int = 0) -> int:
         """Make private again what is shared of `tokens` behind the first `keep_blocks` blocks,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from safekv.cache import CacheConfig, Lease, PrefixTree, Tiers, TiersConfig, TreeStats
+from safekv.cache import CacheConfig, Lease, Node, PrefixTree, Tiers, TiersConfig, TreeStats
 from safekv.cache.tiers import Step
 from safekv.events import (
     Admitted,
@@ -90,6 +90,11 @@ class Warden:
     def on_prompt(self, listener: Callable[[PromptJob], None]) -> None:
         """Call `listener` with every prompt that was stored. It must return at once."""
         self._on_prompt = listener
+
+    def on_share(self, listener: Callable[[Node, list[TenantId], bool], None]) -> None:
+        """Tell `listener` of each run that becomes shared or private again, in that order, with
+        the tenants that hold it. Under the lock: it must return at once."""
+        self._tree.on_share(listener)
 
     def open(self, tenants: Iterable[TenantId]) -> None:
         """Give each of `tenants` its virtual cache, so that the first request of one does not
