@@ -18,7 +18,7 @@ from typing import Final, TypeAlias, cast
 from safekv.engines.hf.config import CloakProfile
 from safekv.errors import ConfigError
 from safekv.settings.model import Settings, known_keys, sections
-from safekv.types import Mode, Profile
+from safekv.types import Mode, Profile, Release
 
 DEFAULT_FILE: Final = Path("safekv.toml")
 ENV_PREFIX: Final = "SAFEKV_"
@@ -29,6 +29,7 @@ Origins: TypeAlias = Mapping[str, str]
 MODES: Final = ", ".join(mode.value for mode in Mode)
 PROFILES: Final = ", ".join(profile.value for profile in Profile)
 CLOAKS: Final = ", ".join(profile.value for profile in CloakProfile)
+RELEASES: Final = ", ".join(release.value for release in Release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,11 @@ def _to_cloak(given: Given) -> CloakProfile:
     return CloakProfile(value.value if isinstance(value, Enum) else value)
 
 
+def _to_release(given: Given) -> Release:
+    value = given.value
+    return Release(value.value if isinstance(value, Enum) else value)
+
+
 def _to_path(given: Given) -> Path:
     return _path(given.value, given.base)
 
@@ -259,6 +265,7 @@ CONVERTERS: Final[tuple[tuple[object, Callable[[Given], object], str], ...]] = (
     (Mode, _to_mode, f"use one of {MODES}"),
     (Profile, _to_profile, f"use one of {PROFILES}"),
     (CloakProfile, _to_cloak, f"use one of {CLOAKS}"),
+    (Release, _to_release, f"use one of {RELEASES}"),
     (Path | None, _to_path, "use a path"),
     (tuple[Path, ...], _to_paths, "use a list of paths"),
     (tuple[str, ...], _to_names, "use a list of names"),

@@ -20,16 +20,16 @@ Cloaking: TypeAlias = Callable[[Any], Pages]
 CALIBRATION_TOKENS: Final = 256
 
 
-def prepare(
-    settings: CloakSettings, source: Path | str | None, model: Any, tokenizer: Any
-) -> Cloaking:
-    """What obfuscates the blocks of `model`; for `matrix` M is fused into its weights here.
+def prepare(settings: CloakSettings, source: object, model: Any, tokenizer: Any) -> Cloaking | None:
+    """What obfuscates the blocks of `model`, if anything; for `matrix` M is fused into it here.
 
-    `source` is where it was loaded from, `None` for a model that others have too: that one is not
-    fused. The stream takes no time, `matrix` about a second per 100 M parameters. Raises
+    `source` is where it was loaded from, and no path for a model that others have too: that one
+    is not fused. The stream takes no time, `matrix` about a second per 100 M parameters. Raises
     `ConfigError` for a device on which this was never run, `ModelError` for a model that cannot
     be fused.
     """
+    if settings.profile is CloakProfile.OFF:
+        return None
     if model.device.type != "cpu":
         raise ConfigError(
             f"cloak.profile is {settings.profile.value!r}, but the model is on {model.device}",
@@ -37,7 +37,7 @@ def prepare(
         )
     if settings.profile is CloakProfile.STREAM:
         return lambda allocator: StreamPages(Layout.of(allocator), allocator._copy_view)
-    if source is None:
+    if not isinstance(source, str | Path):
         raise ConfigError(
             "cloak.profile is 'matrix', but the model was loaded by somebody else",
             "name its directory: fusing changes the weights",
