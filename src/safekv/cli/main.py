@@ -49,6 +49,7 @@ COMMANDS: Final = {
     "audit": LazyCommand(
         "safekv.cli.audit:audit", "Find out whether an endpoint leaks prompts between keys."
     ),
+    "attack": LazyCommand("safekv.cli.attack:attack", "Read prompts out of stolen KV caches."),
     "bench": LazyCommand("safekv.cli.bench:bench", "Measure what the prefix cache costs."),
 }
 
