@@ -37,7 +37,8 @@ class Served:
             max_model_len=1024,
             enable_prefix_caching=True,
             scheduler_cls="safekv.engines.vllm.Scheduler",
-            additional_config={"safekv": {"warden.epoch_s": 0.2}},
+            # The detector has time, however busy the machine is.
+            additional_config={"safekv": {"warden.epoch_s": 0.2, "detect.time_limit_s": 300.0}},
         )
         self.key = load_claim_key(os.environ)
         self.tokenizer = self.llm.get_tokenizer()
@@ -121,9 +122,9 @@ def test_a_letter_is_its_senders_before_and_after_the_verdict(served: Served) ->
 def test_after_promotion_everybody_finds_it_and_the_answers_are_the_same(served: Served) -> None:
     text = "The opening hours of the shop are from nine to six, on Saturdays from ten to four. "
     ids = served.ids(text * 15, 5)
-    cold = served.ask("a", ids)
-    assert cold[0] <= 1
     last = len(served.keeper.visible.shared)
+    cold = served.ask("a", ids)
+    assert cold[0] == 0
     until(lambda: (served.keeper.drain(), len(served.keeper.visible.shared) >= last + 3)[1])
     found, told, answer = served.ask("d", ids)
     assert found >= 3
