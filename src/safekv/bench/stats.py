@@ -1,10 +1,11 @@
-"""Medians and paired ratios with bootstrap intervals, for small samples."""
+"""Quantiles, and paired ratios with bootstrap intervals, for small samples."""
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -31,3 +32,57 @@ def paired_ratio(ours: Sequence[float], peer: Sequence[float], draws: int = 2000
     medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(draws))
     low, high = medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
     return Ratio(statistics.median(ratios), low, high)
+
+
+def clustered_ratio(
+    ours: Mapping[int, Sequence[float]],
+    peer: Mapping[int, Sequence[float]],
+    statistic: Callable[[Sequence[float]], float] = statistics.median,
+    draws: int = 2000,
+) -> Ratio | None:
+    """`statistic` of all of `ours` over that of all of `peer`, resampled by run and by request.
+
+    Runs are the keys; the n-th sample of a run is the same request on both sides. Requests of
+    one run share what the machine did meanwhile, so runs are drawn first, with replacement, and
+    then requests within them, the same on both sides. With three runs or fewer the interval is
+    too narrow: no resampling shows what was not measured. `None` without a run that both have.
+    """
+    runs = [run for run in ours if run in peer and ours[run]]
+    if any(len(ours[run]) != len(peer[run]) for run in runs):
+        raise ValueError("the two sides have different requests")
+    if not runs:
+        return None
+    rng = random.Random(0)  # noqa: S311 - statistics, not a secret
+    found = []
+    for _ in range(draws):
+        picked = [
+            (run, rng.randrange(len(ours[run])))
+            for run in rng.choices(runs, k=len(runs))
+            for _ in ours[run]
+        ]
+        below = statistic([peer[run][n] for run, n in picked])
+        if below > 0:
+            found.append(statistic([ours[run][n] for run, n in picked]) / below)
+    below = statistic([value for run in runs for value in peer[run]])
+    if not found or below <= 0:
+        return None
+    found.sort()
+    value = statistic([value for run in runs for value in ours[run]]) / below
+    return Ratio(value, found[int(0.025 * len(found))], found[int(0.975 * len(found)) - 1])
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of all are not above (nearest rank). Not for none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int] | None:
+    """p50, p95, p99, mean and count; `None` for no values. With few, p99 is the largest."""
+    if not values:
+        return None
+    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+    found: dict[str, float | int] = {
+        name: round(quantile(values, share), 5) for name, share in shares.items()
+    }
+    return {**found, "mean": round(statistics.fmean(values), 5), "n": len(values)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from safekv.bench.traces import Trace, read_trace
+from safekv.bench.traces import Trace, read_trace, synthetic
 from safekv.errors import ConfigError
 
 
@@ -118,6 +118,11 @@ def test_what_is_odd_is_counted_and_put_right(tmp_path: Path) -> None:
         "lines_with_unknown_fields": 1,
         "shorter_than_a_block": 1,
     }
+    texts = [{"text": "x" * 64}, {"text": "y" * 70, "timestamp": 9000, "colour": "red"}]
+    assert read_trace(written(tmp_path / "x.jsonl", texts)).notes == {
+        "lines_with_unknown_fields": 1,
+        "gaps_over_an_hour": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,6 +136,8 @@ def test_what_is_odd_is_counted_and_put_right(tmp_path: Path) -> None:
         (mooncake(hash_ids=[1, "x", 3]), "line 2: hash_ids is not a list of whole numbers"),
         (mooncake(sensitive="yes"), "line 2: sensitive is not true or false"),
         ([1, 2], "line 2: not a JSON object"),
+        ({k: v for k, v in mooncake().items() if k != "timestamp"}, "line 2: timestamp is not a"),
+        (mooncake(timestamp=-1), "line 2: timestamp is -1, use 0 or more"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, bad: Any, message: str) -> None:
@@ -178,7 +185,7 @@ def test_a_truncated_gzip_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(whole)
     assert len(read_trace(path).requests) == 500
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConfigError, match="the gzip file ends too early"):
+    with pytest.raises(ConfigError, match=r"line \d+: the gzip file ends too early"):
         read_trace(path)
     plain = tmp_path / "odd.jsonl"
     plain.write_bytes(b"\xff\xfe")
@@ -187,3 +194,29 @@ def test_a_truncated_gzip_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no gzip at all")
     with pytest.raises(ConfigError, match="not a readable gzip file"):
         read_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "public", "common"), [("documents", 44, 4), ("system", 16, 16), ("agents", 0, 0)]
+)
+def test_a_made_up_trace_has_its_shape_and_is_the_same_again(
+    name: str, public: int, common: int
+) -> None:
+    trace, again = synthetic(name, 10, 200), synthetic(name, 10, 200)
+    assert trace.requests == again.requests != synthetic(name, 10, 200, seed=2).requests
+    assert len(trace.requests) >= 200
+    times = [request.time_s for request in trace.requests]
+    assert times == sorted(times)
+    starts = {tuple(each)[:common] for each in numbers(trace)}
+    assert len(starts) == 1, "all begin alike"
+    longest: dict[str | None, list[int]] = {}
+    for request, ids in zip(trace.requests, numbers(trace), strict=True):
+        assert request.public_blocks == public
+        before = longest.setdefault(request.conversation, ids)
+        assert ids[: len(before)] == before, "a turn continues the one before"
+        longest[request.conversation] = ids
+
+
+def test_a_shape_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there is no synthetic trace nothing"):
+        synthetic("nothing", 1)

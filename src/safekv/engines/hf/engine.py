@@ -18,6 +18,7 @@ from safekv.detect.cascade import Cascade
 from safekv.detect.config import DetectConfig
 from safekv.detect.worker import DetectionWorker
 from safekv.engines.base import Chunk, DeclaredText, GenerationRequest
+from safekv.engines.declared import declared_tokens
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.load import LoadedModel, load
 from safekv.engines.hf.loop import LatestOutput, SelectiveLoop
@@ -46,13 +47,14 @@ class HFEngine:
     a missing detector is a `ConfigError` rather than a silent loss. Other modes ignore it.
     `declared` is asked at every epoch tick what operators declared, and says `None` while
     nothing changed.
+    A `source` that is loaded already is served as it is, for benchmarks.
     Likewise `tiers` with a disk need a `sealer`: no block reaches the disk in the clear.
     """
 
     def __init__(
         self,
         model_id: str,
-        source: Path | str,
+        source: Path | str | LoadedModel,
         *,
         engine: HFConfig,
         cache: CacheConfig,
@@ -101,10 +103,9 @@ class HFEngine:
             pass
 
     def _load(self) -> None:
-        self._loaded = load(self._source, self._engine)
-        loop = SelectiveLoop(
-            self._loaded.model, self._cache, self._engine, self.warden, self._tier_setup
-        )
+        source = self._source
+        self._loaded = source if isinstance(source, LoadedModel) else load(source, self._engine)
+        loop = self._new_loop(self._loaded)
         # Builds the cache in this thread, so that a model it cannot serve is refused here.
         try:
             loop.warmup()
@@ -115,6 +116,9 @@ class HFEngine:
             ) from error
         loop.start()
         self._loop = loop
+
+    def _new_loop(self, loaded: LoadedModel) -> SelectiveLoop:
+        return SelectiveLoop(loaded.model, self._cache, self._engine, self.warden, self._tier_setup)
 
     def _tier_setup(self, wake: Callable[[], None]) -> TierSetup:
         model = self._model
@@ -146,19 +150,7 @@ class HFEngine:
         self.warden.tick()
 
     def _encode_declared(self, one: DeclaredText) -> list[int]:
-        """The tokens that every prompt with the declared text begins with; none if it fails."""
-        if not one.system:
-            return self.encode(one.text)
-        system = {"role": "system", "content": one.text}
-        try:
-            first, second = (
-                self.encode_chat([system, {"role": "user", "content": text}]) for text in "ab"
-            )
-        except RequestError as error:
-            log.error("a declared system message is not shared: %s", error.message)
-            return []
-        same = (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-        return first[: next(same, 0)]
+        return declared_tokens(one, self.encode, self.encode_chat)
 
     async def stop(self, drain_s: float) -> None:
         """Let the loop finish for `drain_s` seconds, then end it. Safe to call twice."""
