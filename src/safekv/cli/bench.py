@@ -13,9 +13,11 @@ from rich.table import Table
 from safekv.cli.bench_cloak import cloak
 from safekv.cli.bench_collusion import collusion
 from safekv.cli.bench_compare import compare
+from safekv.cli.bench_drift import drift
 from safekv.cli.bench_eviction import eviction
 from safekv.cli.bench_frontier import frontier
 from safekv.cli.bench_gpu import gpu
+from safekv.cli.bench_masked import masked
 from safekv.cli.bench_replay import replay
 from safekv.cli.bench_report import report
 from safekv.cli.bench_serve import serve
@@ -37,7 +39,9 @@ bench.add_command(replay)
 bench.add_command(serve)
 bench.add_command(cloak)
 bench.add_command(collusion)
+bench.add_command(drift)
 bench.add_command(frontier)
+bench.add_command(masked)
 bench.add_command(tiers)
 bench.add_command(tick)
 bench.add_command(compare)

@@ -31,7 +31,9 @@ COLUMNS = {
     "--trace",
     "path",
     required=True,
-    help="The file to replay; or synthetic:documents, synthetic:system, synthetic:agents.",
+    type=click.Path(path_type=Path),
+    help="The file to replay; or synthetic:documents, synthetic:system, synthetic:agents,"
+    " made:application, made:documents.",
 )
 @click.option("--tenants", default=100, show_default=True, help="Where the trace names none.")
 @click.option(

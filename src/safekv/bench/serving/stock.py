@@ -13,6 +13,7 @@ from transformers.generation.continuous_batching.continuous_api import Continuou
 from safekv.cache import CacheConfig
 from safekv.detect.config import DetectConfig
 from safekv.engines.base import Chunk, GenerationRequest
+from safekv.engines.hf.admission import Admissions
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.engine import HFEngine
 from safekv.engines.hf.load import LoadedModel
@@ -22,7 +23,6 @@ from safekv.engines.hf.loop import (
     batching_config,
     generation_config,
 )
-from safekv.engines.hf.paged import Admissions
 from safekv.engines.hf.sampling import processors
 from safekv.types import Mode, TenantId
 from safekv.warden import WardenConfig

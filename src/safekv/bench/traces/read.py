@@ -19,6 +19,7 @@ from typing import Final
 
 from safekv.bench.traces import claude_code
 from safekv.bench.traces.lines import Fields, Row, Rows, rows
+from safekv.bench.traces.made import PREFIX, make_trace
 from safekv.bench.traces.request import Request, Trace, runs_of
 from safekv.errors import ConfigError
 
@@ -40,8 +41,11 @@ def read_trace(path: Path, seed: int = 5, judge: Judge | None = None) -> Trace:
 
     `seed` spreads conversations that have no time of their own over a day. `judge` is asked about
     every text, which is not kept. Raises `ConfigError` for a file that cannot be read, or has no
-    text to judge, and names the first line that cannot be used.
+    text to judge, and names the first line that cannot be used. A path `made:NAME` is a trace of
+    `safekv.bench.traces.made`.
     """
+    if str(path).startswith(PREFIX):
+        return make_trace(str(path), seed)
     lines = rows(path)
     first = next(lines, None)
     if first is None:
