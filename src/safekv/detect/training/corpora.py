@@ -38,12 +38,13 @@ _JOINED_BEFORE: Final = frozenset(".,!?;:')]}%…\"")
 _JOINED_BEHIND: Final = frozenset("([{$#@")
 
 
-_VALUES: Final = (
-    "held-out templates of the generator that was trained on, so with values of the same kind"
-)
+TEMPLATES: Final = "pii/templates.txt"
+"""Sentences with places in double braces; what is trained on is filled with our own values."""
+
 _SPLITS: Final[Mapping[str, str]] = {
     "none": "out of domain: the corpus was not trained on",
-    "half": "held-out half, by hash of the template or text",
+    "templates": "held-out half of the templates, with another generator's values",
+    "half": "held-out half, by hash of the text; the other half was trained on",
     "most": "held-out fifth of the sentences, in domain",
 }
 
@@ -53,7 +54,8 @@ class Source:
     """One corpus file: how it is read, what it may be used for, and under which licence.
 
     `part` says what is trained on: `all`, `half` (of its templates or texts, by hash),
-    `most` (four of five sentences) or `none` (held out as out of domain).
+    `most` (four of five sentences) or `none` (held out as out of domain). Of `templates`
+    none is trained on, and those texts are held out whose templates are.
     """
 
     path: str
@@ -64,9 +66,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What was read: texts to train on, held-out texts by file, and where all came from."""
+    """What was read: texts to train on, by file, held-out texts, and where all came from.
+
+    `tuning` is a sixteenth of what may be trained on, by hash: biases are chosen on it.
+    """
 
     train: Mapping[str, list[LabelledText]] = field(repr=False)
+    tuning: Mapping[str, list[LabelledText]] = field(repr=False)
     held_out: Mapping[str, list[LabelledText]] = field(repr=False)
     provenance: tuple[Mapping[str, object], ...]
 
@@ -75,15 +81,15 @@ class Corpus:
         parts = {str(one["file"]): str(one["trained_on"]) for one in self.provenance}
         chosen: dict[str, tuple[str, list[LabelledText]]] = {}
         for file, texts in self.held_out.items():
-            if texts:
-                split = _SPLITS[parts[file]]
-                chosen[file] = (f"{split}; {_VALUES}" if file.startswith("pii/") else split, texts)
+            if texts and file != TEMPLATES:
+                chosen[file] = (_SPLITS[parts[file]], texts)
         return chosen
 
 
 def read_corpus(folder: Path) -> Corpus:
     """All sources of `folder`. Raises `ConfigError` naming the first that is missing or bad."""
     train: dict[str, list[LabelledText]] = {}
+    tuning: dict[str, list[LabelledText]] = {}
     held_out: dict[str, list[LabelledText]] = {}
     provenance: list[Mapping[str, object]] = []
     for source in SOURCES:
@@ -93,9 +99,11 @@ def read_corpus(folder: Path) -> Corpus:
                 f"{folder} lacks {source.path}", "give a folder with all corpora of the recipe"
             )
         texts = [relabelled(one) for one in source.read(path)]
-        train[source.path], held_out[source.path] = _split(texts, source.part)
-        provenance.append(_provenance(source, path, train[source.path], held_out[source.path]))
-    return Corpus(train, held_out, tuple(provenance))
+        usable, held_out[source.path] = _split(texts, source.part)
+        tuning[source.path] = [one for one in usable if _is_tuning(source, one)]
+        train[source.path] = [one for one in usable if not _is_tuning(source, one)]
+        provenance.append(_provenance(source, path, usable, held_out[source.path]))
+    return Corpus(train, tuning, held_out, tuple(provenance))
 
 
 def relabelled(one: LabelledText) -> LabelledText:
@@ -119,12 +127,18 @@ def detokenised(one: LabelledText) -> LabelledText:
     return LabelledText("".join(text[at] for at in kept), spans, one.group)
 
 
+def _is_tuning(source: Source, one: LabelledText) -> bool:
+    return source.path != TEMPLATES and crc32(one.text.encode(errors="replace")) % 16 == 3
+
+
 def _split(texts: list[LabelledText], part: str) -> tuple[list[LabelledText], list[LabelledText]]:
     match part:
         case "all":
             return texts, []
         case "none":
             return [], texts
+        case "templates":
+            return [], half_of(texts, held_out=True)
         case "half":
             return half_of(texts, held_out=False), half_of(texts, held_out=True)
     most = [crc32(one.text.encode(errors="replace")) % 5 != 0 for one in texts]
@@ -145,6 +159,13 @@ def _provenance(
         "train_texts": len(train),
         "held_out_texts": len(held_out),
     }
+
+
+def _templates(path: Path) -> list[LabelledText]:
+    """One template a line; its number is the `template_id` of the texts made from it."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    made = (LabelledText(line.replace("\\n", "\n"), (), str(n)) for n, line in enumerate(lines))
+    return [one for one in made if one.text.strip()]
 
 
 def _conll(path: Path) -> list[LabelledText]:
@@ -185,9 +206,12 @@ def _plain(path: Path, texts: Iterable[str]) -> list[LabelledText]:
 
 
 SOURCES: Final = (
-    Source("pii/generated_large.json", "half", "MIT; identities CC BY-SA 3.0", read_labelled),
+    Source(TEMPLATES, "half", "MIT", _templates),
+    Source("pii/generated_large.json", "templates", "MIT; identities CC BY-SA 3.0", read_labelled),
     Source("ner/wnut17train.conll", "all", "CC BY 4.0", _conll),
     Source("ner/wikigold.conll.txt", "most", "CC BY 4.0", _conll),
+    Source("ner/btc_a.conll", "all", "CC BY 4.0", _conll),
+    Source("ner/btc_b.conll", "all", "CC BY 4.0", _conll),
     Source("ner/btc_f.conll", "all", "CC BY 4.0", _conll),
     Source("ner/btc_g.conll", "all", "CC BY 4.0", _conll),
     Source("ner/btc_e.conll", "none", "CC BY 4.0", _conll),
