@@ -151,7 +151,7 @@ class SigningKey:
         return cls(home(env) / "deployment.key")
 
     def sign(self, signed: bytes, *, create: bool = False) -> str:
-        """The HMAC-SHA-256 of `signed` in hex. Raises `ConfigError` when the key is not to be had."""
+        """The HMAC-SHA-256 of `signed`, in hex. Raises `ConfigError` as `read` does."""
         return hmac.new(self.read(create=create), signed, hashlib.sha256).hexdigest()
 
     def read(self, *, create: bool) -> bytes:

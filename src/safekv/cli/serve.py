@@ -146,7 +146,7 @@ def _engine(
 
 
 def _with_judge(settings: Settings, served: str) -> Settings:
-    """`settings`, with the served model itself as judge where a judge is wanted and none is named."""
+    """`settings`, with the served model as judge where a judge is wanted and none is named."""
     detect, server = settings.detect, settings.server
     if "judge" not in detect.stages or detect.judge_url is not None:
         return settings

@@ -26,7 +26,7 @@ BATCH_WINDOWS: Final = 8
 """Windows in one call of the runtime: more gain nothing on a CPU and hold more memory."""
 
 SLOW_FUSIONS: Final = ("SkipLayerNormFusion",)
-"""What onnxruntime 1.31 fuses into a kernel that is slower on a CPU than its parts: by a sixth of all."""
+"""What onnxruntime 1.31 fuses into a kernel slower than its parts: a sixth of all time on a CPU."""
 
 MAX_UNREAD: Final = 0.25
 """Of a block's characters that are not blank, the share without a word piece that is let pass."""
@@ -118,7 +118,7 @@ class TokenClassifier:
 
     @classmethod
     def from_config(cls, config: DetectConfig) -> TokenClassifier:
-        """As `from_folder`, with the folder (or the shipped model), bias and look-ahead of `config`."""
+        """As `from_folder`, by `config`: its folder or the shipped one, bias and look-ahead."""
         return cls.from_folder(
             config.classifier or shipped_folder(),
             bias=config.classifier_bias,
@@ -238,7 +238,7 @@ class TokenClassifier:
             yield odds[row, 1 : end - start + 1]
 
     def _biased(self, logits: Floats) -> Floats:
-        """Probabilities of the sensitive labels after their biases. Raises if they are no numbers."""
+        """Probabilities of sensitive labels with their biases. Raises if they are no numbers."""
         import numpy as np
 
         logits = logits.copy()

@@ -12,12 +12,13 @@ from safekv.errors import ConfigError
 class DetectConfig:
     """Which stages judge prompts, in which process, and what they may cost.
 
-    `stages` run in this order: `rules`, `classifier`, `judge`, and names that installed packages
-    give in the entry-point group `safekv.detectors`. `extra_rulesets` are TOML files of the
-    operator's own rules, added to the shipped ones. `classifier` is the folder of a model
-    that `safekv detect train` made, by default the shipped one; a positive `classifier_bias` makes it find more, and
-    flag more. A block is judged only when `lookahead_chars` of the same prompt follow it, so
-    that an identifier cannot be cut in two by a block's edge.
+    `stages` run in this order: `rules`, `classifier`, `judge`, and names that installed
+    packages give in the entry-point group `safekv.detectors`. `extra_rulesets` are TOML files
+    of the operator's own rules, added to the shipped ones. `classifier` is the folder of a
+    model that `safekv detect train` made, by default the shipped one; a positive
+    `classifier_bias` makes it find more, and flag more. A block is judged only when
+    `lookahead_chars` of the same prompt follow it, so that an identifier cannot be cut in two
+    by a block's edge.
 
     `queue_prompts` bounds the backlog, of which one tenant may hold `tenant_prompts`; a
     prompt that does not fit stays private. With `process` the stages run in a process of

@@ -79,7 +79,10 @@ class Fixed:
 
 
 def judge(
-    model: Model | None, record: Record | None = GOOD, budget: int = 100_000, clock: Clock | None = None
+    model: Model | None,
+    record: Record | None = GOOD,
+    budget: int = 100_000,
+    clock: Clock | None = None,
 ) -> Judge:
     return Judge(model, record, time_limit_s=5.0, tokens_per_minute=budget, clock=clock)
 
@@ -361,7 +364,11 @@ def test_validation_from_the_command_line_to_the_stage(
     assert (code, said["auroc"], said["may_clear"]) == (0, 1.0, True)
     with served(lambda text: "0") as url:
         config = DetectConfig(
-            stages=("judge",), judge_url=url, judge_model="m", judge_key_file=key, judge_record=record
+            stages=("judge",),
+            judge_url=url,
+            judge_model="m",
+            judge_key_file=key,
+            judge_record=record,
         )
         found = Judge.from_config(config).decide([Document("aaaa", (4,))], [[0]])
     assert found[0][0].verdict is S

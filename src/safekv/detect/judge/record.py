@@ -26,11 +26,11 @@ _HINT: Final = "run `safekv detect validate-judge` again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """How well `model` answers the question `question` on a labelled set (its SHA-256 is `cases_sha256`).
+    """How well `model` answers the question of version `question` on a labelled set.
 
     `auroc` is the chance that a private case scores higher than another one; ties count half.
     A block is cleared when its score is below `threshold`; `missed` is the share of private
-    cases below it, `cleared` that of the others.
+    cases below it, `cleared` that of the others. `cases_sha256` is the set's.
     """
 
     model: str
@@ -75,7 +75,7 @@ def write_record(path: Path, record: Record, env: Mapping[str, str]) -> None:
 
 
 def read_record(path: Path, env: Mapping[str, str]) -> Record:
-    """The record in `path`. Raises `ConfigError` when it is missing, damaged or not signed by us."""
+    """The record in `path`. Raises `ConfigError` if it is missing, damaged or not signed here."""
     try:
         data = json.loads(path.read_bytes())
         said = data["record"]

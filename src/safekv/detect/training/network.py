@@ -111,14 +111,14 @@ def narrowed(network: Network, batch: tuple[Tensor, ...], inner: int) -> Network
     al. 2019, for heads). `batch` holds ids, shapes, presence and positions.
     """
     told: dict[int, Tensor] = {}
-    hooks = [
-        layer.inner.register_forward_hook(
-            lambda _, __, out, number=number: told.__setitem__(
-                number, functional.gelu(out).abs().flatten(0, -2).mean(0)
-            )
-        )
-        for number, layer in enumerate(network.layers)
-    ]
+    hooks = []
+    for number, layer in enumerate(network.layers):
+        assert isinstance(layer, Layer)
+
+        def keep(_: object, __: object, out: Tensor, number: int = number) -> None:
+            told[number] = functional.gelu(out).abs().flatten(0, -2).mean(0)
+
+        hooks.append(layer.inner.register_forward_hook(keep))
     with torch.no_grad():
         network.eval()(*batch)
     for hook in hooks:

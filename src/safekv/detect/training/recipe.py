@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from safekv.detect.encoding import Encoder
 from safekv.detect.training.corpora import Corpus
 from safekv.detect.training.network import Network
 from safekv.detect.training.windows import IGNORED, Mixture, Window, epoch_windows
+from safekv.errors import ConfigError
 
 CHECKPOINT_STEPS: Final = 100
 MOMENTUM: Final = 0.98
@@ -40,10 +40,15 @@ class Recipe:
     rate: float = 5e-4
     head_rate: float = 2e-3
     warm_up: float = 0.06
-    mixture: Mixture = Mixture()
+    mixture: Mixture = field(default_factory=Mixture)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def fits(self, other: Mapping[str, Any]) -> bool:
+        """Whether a run of the recipe `other` makes a network of the same shape and words."""
+        own = self.as_dict()
+        return all(own[name] == other[name] for name in ("layers", "inner", "vocabulary"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class Run:
     unless `recipe.minutes` ends it.
 
     With `checkpoint` the state is kept there every 100 steps, and a run that finds it goes on
-    from it. One CPU thread or a GPU; 3 layers take some half second of a core a step.
+    from it, with its own mixture, rates and minutes: a run that `minutes` ended can be given
+    more. One CPU thread or a GPU; 3 layers take some half second of a core a step.
     Mutable state: the network, its optimiser, and the file.
     """
 
@@ -74,6 +80,7 @@ class Run:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._optimiser = _optimiser(network, recipe)
         self._rates = [group["lr"] for group in self._optimiser.param_groups]
+        self._history: list[dict[str, Any]] = []
 
     def train(self, corpus: Corpus, report: Callable[[Progress], None]) -> dict[str, Any]:
         """Trains on `corpus.train`; what happened, as plain data."""
@@ -83,7 +90,7 @@ class Run:
         steps = max(1, int(recipe.epochs * len(first) / recipe.batch_windows))
         network.to(self._device).train()
         done, before_s, mean = self._resumed()
-        batches = itertools.islice(self._batches(corpus, first), done, None)
+        batches = self._batches(corpus, first, done)
         began = time.monotonic() - before_s
         limit_s = 60 * recipe.minutes if recipe.minutes else float("inf")
         progress = max(done / steps, before_s / limit_s)
@@ -102,6 +109,7 @@ class Run:
             "steps": done,
             "planned_steps": steps,
             "windows_per_epoch": len(first),
+            "before": self._history,
             "final_loss": round(mean, 4),
             "seconds": round(time.monotonic() - began, 1),
             "device": self._device.type,
@@ -123,22 +131,26 @@ class Run:
         self._optimiser.step()
         return float(loss.item())
 
-    def _batches(self, corpus: Corpus, first: list[Window]) -> Iterator[list[Window]]:
-        """Batches without end; each epoch has names, cases and an order of its own."""
-        windows = first
-        for epoch in itertools.count(1):
-            size = min(self._recipe.batch_windows, len(windows))
-            for at in range(0, len(windows) - size + 1, size):
+    def _batches(self, corpus: Corpus, first: list[Window], done: int) -> Iterator[list[Window]]:
+        """Batches without end, behind the first `done`; each epoch has names of its own."""
+        recipe = self._recipe
+        size = min(recipe.batch_windows, len(first))
+        epoch, skipped = divmod(done, len(first) // size)
+        while True:
+            windows = first
+            if epoch:
+                seed = recipe.seed + 1000 * epoch
+                windows = epoch_windows(corpus.train, self._encoder, recipe.mixture, seed)
+            for at in range(skipped * size, len(windows) - size + 1, size):
                 yield windows[at : at + size]
-            seed = self._recipe.seed + 1000 * epoch
-            windows = epoch_windows(corpus.train, self._encoder, self._recipe.mixture, seed)
+            epoch, skipped = epoch + 1, 0
 
     def _keep(self, done: int, elapsed_s: float, mean: float) -> None:
         if self._checkpoint is None:
             return
         partial = self._checkpoint.with_suffix(".partial")
         state = {
-            "recipe": self._recipe.as_dict(),
+            "history": [*self._history, {"until_step": done, "recipe": self._recipe.as_dict()}],
             "network": self._network.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "at": (done, elapsed_s, mean),
@@ -151,8 +163,13 @@ class Run:
         if self._checkpoint is None or not self._checkpoint.is_file():
             return 0, 0.0, 0.0
         state = torch.load(self._checkpoint, weights_only=True)
-        if state["recipe"] != self._recipe.as_dict():
-            return 0, 0.0, 0.0
+        before = state["history"]
+        if not self._recipe.fits(before[-1]["recipe"]):
+            raise ConfigError(
+                f"{self._checkpoint} is of another network", "remove it to train from the start"
+            )
+        same = before[-1]["recipe"] == self._recipe.as_dict()
+        self._history = before[:-1] if same else before
         self._network.load_state_dict(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
         done, elapsed_s, mean = state["at"]

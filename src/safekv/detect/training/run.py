@@ -143,7 +143,9 @@ def _tuned(folder: Path, corpus: Corpus, recipe: Recipe) -> dict[str, Tuned]:
     """Biases chosen on the tuning part, and on made-up texts of another seed."""
     made_up = MadeUp(recipe.seed + 500)
     public = [one for file, texts in corpus.tuning.items() if _is_prompts(file) for one in texts]
-    private = [one for file, texts in corpus.tuning.items() if not _is_prompts(file) for one in texts]
+    private = [
+        one for file, texts in corpus.tuning.items() if not _is_prompts(file) for one in texts
+    ]
     public += joined([*made_up.public(TUNING_TEXTS)])
     private += [*made_up.private(TUNING_TEXTS), *made_up.reports(TUNING_TEXTS)]
     classifier = TokenClassifier.from_folder(folder, lookahead_chars=0)

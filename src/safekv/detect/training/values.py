@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 LOCALES: Final = (
-    "en_US", "en_US", "en_US", "en_GB", "en_GB", "en_IN", "en_AU", "en_CA", "en_IE", "en_NG", "en_PK",
-    "en_PH", "de_DE", "de_AT", "de_CH", "fr_FR", "fr_CA", "fr_DZ", "es_ES", "es_MX", "es_AR", "es_CO",
-    "it_IT", "pt_BR", "pt_PT", "nl_NL", "nl_BE", "pl_PL", "sv_SE", "da_DK", "no_NO", "fi_FI", "cs_CZ",
-    "sk_SK", "sl_SI", "hr_HR", "hu_HU", "ro_RO", "tr_TR", "id_ID", "sq_AL", "lt_LT", "lv_LV", "et_EE",
-    "is_IS", "zu_ZA", "yo_NG", "tw_GH", "ga_IE", "romanised", "romanised", "romanised",
+    "en_US", "en_US", "en_US", "en_GB", "en_GB", "en_IN", "en_AU", "en_CA", "en_IE", "en_NG",
+    "en_PK", "en_PH", "de_DE", "de_AT", "de_CH", "fr_FR", "fr_CA", "fr_DZ", "es_ES", "es_MX",
+    "es_AR", "es_CO", "it_IT", "pt_BR", "pt_PT", "nl_NL", "nl_BE", "pl_PL", "sv_SE", "da_DK",
+    "no_NO", "fi_FI", "cs_CZ", "sk_SK", "sl_SI", "hr_HR", "hu_HU", "ro_RO", "tr_TR", "id_ID",
+    "sq_AL", "lt_LT", "lv_LV", "et_EE", "is_IS", "zu_ZA", "yo_NG", "tw_GH", "ga_IE",
+    "romanised", "romanised", "romanised",
 )  # fmt: skip
 """Whose names and addresses are made up, all in Latin letters; English names oftener."""
 
@@ -119,7 +120,9 @@ def _plainly(maker: str) -> Maker:
 def _phone(fake: Any, chance: random.Random) -> object:
     if chance.random() < 0.6:
         return fake.phone_number()
-    form = chance.choice(("+## ### ######", "(###) ###-####", "0## #######", "###-###-####", "+1##########"))
+    form = chance.choice(
+        ("+## ### ######", "(###) ###-####", "0## #######", "###-###-####", "+1##########")
+    )
     return fake.numerify(form)
 
 
@@ -144,7 +147,9 @@ _MAKERS: Final[Mapping[str, Maker]] = {
 _INVENTED: Final[Mapping[str, Callable[[random.Random], str]]] = {
     "amount": lambda chance: f"{chance.choice('$€£')}{chance.randint(2, 90_000):,}",
     "number": lambda chance: str(chance.randint(2, 400)),
-    "digit": lambda chance: chance.choice(("2", "3", "4", "5", "6", "7", "8", "two", "three", "four")),
+    "digit": lambda chance: chance.choice(
+        ("2", "3", "4", "5", "6", "7", "8", "two", "three", "four")
+    ),
     "version": lambda chance: ".".join(str(chance.randint(0, 20)) for _ in range(3)),
     "reference": lambda chance: f"{chance.choice('ABCR')}-{chance.randint(10_000, 9_999_999)}",
     "age": lambda chance: str(chance.randint(18, 90)),
