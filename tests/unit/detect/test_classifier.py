@@ -15,10 +15,9 @@ pytest.importorskip("onnx")
 
 from safekv.detect.base import Document, Finding
 from safekv.detect.classifier import TokenClassifier
-from safekv.detect.config import DetectConfig
 from safekv.detect.encoding import OVERLAP_TOKENS, WINDOW_TOKENS, Encoder, shape_of, windows
 from safekv.detect.manifest import FILE, MODEL, TOKENIZER
-from safekv.errors import ConfigError, DetectorError, ModelError
+from safekv.errors import DetectorError, ModelError
 from safekv.types import Verdict
 from support.classifiers import write_classifier
 
@@ -197,11 +196,6 @@ def test_labels_must_fit_the_network(tmp_path: Path) -> None:
     folder = write_classifier(tmp_path, labels=("O", "PERSON"))
     with pytest.raises(ModelError, match="3 labels"):
         TokenClassifier.from_folder(folder)
-
-
-def test_a_stage_without_a_folder_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match=r"detect\.classifier"):
-        TokenClassifier.from_config(DetectConfig(stages=("classifier",)))
 
 
 def test_neither_torch_nor_transformers_is_imported(folder: Path) -> None:

@@ -20,16 +20,16 @@ from safekv.types import Verdict
 MAX_BYTES = 15_000_000
 
 PRIVATE = (
-    "Dear Margaret Holloway, thank you for your letter. We moved your appointment with Dr. Petrossian.",
-    "my name is oluwaseun adeyemi and i cannot pay my rent this month, what do i write to my landlord",
+    "Dear Margaret Holloway, your appointment with Dr. Petrossian was moved to Friday.",
+    "my name is oluwaseun adeyemi and i cannot pay my rent, what do i write to my landlord",
     "Patient: Annika Lindqvist. Next of kin: Erik Lindqvist. She was admitted with chest pain.",
     "Please ship it to Tobias Brenner, 14 Larkspur Lane, Bridgeport.",
     "The defendant, Rajesh Venkataraman, told the court that he had never met Ms Castellanos.",
 )
 PUBLIC = (
-    "You are a helpful assistant. Answer briefly, cite your sources, and say so when you do not know.",
+    "You are a helpful assistant. Answer briefly, and say so when you do not know.",
     "def mean(values: list[float]) -> float:\n    return sum(values) / len(values)\n",
-    "I want you to act as a travel guide. I will write you my location and you will suggest a place.",
+    "I want you to act as a travel guide. I will write you where I am; suggest a place.",
     "Explain the difference between a list and a tuple in Python, with two examples of each.",
     "Tom has 5 apples and gives 2 of them to Mary. How many apples does Tom have left?",
     "Compare the philosophy of Aristotle with that of Plato in three paragraphs.",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BLOCK_TOKENS: Final = 64
 MAX_FLAGGED: Final[Mapping[str, float]] = {
-    "PERSON": 0.03,
+    "PERSON": 0.04,
     "ADDRESS": 0.003,
     "NUMBER": 0.003,
     "CONTACT": 0.003,
