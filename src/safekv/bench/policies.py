@@ -7,7 +7,7 @@ which a salt is a block of its own; safekv is the real warden over the real tree
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final, Protocol
 
@@ -39,30 +39,37 @@ class Memory:
     """The budget of every policy, and how safekv's divides it.
 
     `capacity_blocks` is `None` for as much as is needed. `shared_share` is the part that the
-    pool of shared runs has, and `overcommit` how many times its quota a tenant may hold.
+    pool of shared runs has, `None` for safekv's default, and `overcommit` how many times its
+    quota a tenant may hold. `quota_part` of its equal share is the quota.
     """
 
     capacity_blocks: int | None = None
-    shared_share: float = 0.25
+    shared_share: float | None = None
     overcommit: float = 1.0
+    quota_part: float = 1.0
 
-    def config(self, workload: Workload) -> CacheConfig:
+    def config(self, workload: Workload, warden: WardenConfig) -> CacheConfig:
         """safekv's settings for it. Raises `ConfigError` for a division that cannot work."""
-        capacity = self.capacity_blocks
-        if capacity is not None:
+        capacity, tenants = self.capacity_blocks, len(workload.names)
+        if capacity is None:
+            each = workload.distinct_blocks + 1
             return CacheConfig(
                 block_tokens=1,
-                capacity_blocks=capacity,
-                shared_blocks=int(capacity * self.shared_share),
-                overcommit=self.overcommit,
+                capacity_blocks=each * (tenants + 1),
+                shared_blocks=each,
+                quota_blocks=each,
             )
-        each = workload.distinct_blocks + 1
-        return CacheConfig(
+        config = CacheConfig(
             block_tokens=1,
-            capacity_blocks=each * (len(workload.names) + 1),
-            shared_blocks=each,
-            quota_blocks=each,
+            capacity_blocks=capacity,
+            shared_blocks=None if self.shared_share is None else int(capacity * self.shared_share),
+            overcommit=self.overcommit,
         )
+        if self.quota_part < 1:
+            left = capacity - warden.pool_blocks(config)
+            quota = max(1, int(left / tenants * self.quota_part))
+            config = replace(config, quota_blocks=quota)
+        return config
 
 
 UNGUARDED: Final = SafeguardConfig(
@@ -223,7 +230,7 @@ class Guarded:
         warden: WardenConfig,
         safeguard: SafeguardConfig | None = None,
     ) -> None:
-        self._warden = Warden(warden, memory.config(workload), safeguard=safeguard)
+        self._warden = Warden(warden, memory.config(workload, warden), safeguard=safeguard)
         self._warden.open(workload.names)
         self._blocks = Blocks(memory.capacity_blocks)
         if warden.mode is Mode.DECLARED:

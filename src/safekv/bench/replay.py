@@ -32,8 +32,9 @@ class ReplayPlan:
     dealing: Dealing = field(default_factory=Dealing)
     policies: Sequence[str] = tuple(POLICIES)
     budget: float | None = None
-    shared_share: float = 0.25
+    shared_share: float | None = None
     overcommit: float = 1.0
+    quota_part: float = 1.0
     epoch_s: float = 10.0
 
     def __post_init__(self) -> None:
@@ -42,6 +43,8 @@ class ReplayPlan:
                 raise ConfigError(f"there is no policy {name}", f"use {', '.join(POLICIES)}")
         if self.budget is not None and not self.budget > 0:
             raise ConfigError(f"budget is {self.budget}", "use a share above 0")
+        if not 0 < self.quota_part <= 1:
+            raise ConfigError(f"quota_part is {self.quota_part}", "use a share above 0, at most 1")
         if not self.epoch_s > 0:
             raise ConfigError(f"epoch_s is {self.epoch_s}", "use more than 0 seconds")
 
@@ -91,7 +94,10 @@ def _memory(plan: ReplayPlan, workload: Workload) -> Memory:
     if plan.budget is not None:
         capacity = max(2, round(plan.budget * workload.distinct_blocks))
     return Memory(
-        capacity_blocks=capacity, shared_share=plan.shared_share, overcommit=plan.overcommit
+        capacity_blocks=capacity,
+        shared_share=plan.shared_share,
+        overcommit=plan.overcommit,
+        quota_part=plan.quota_part,
     )
 
 

@@ -2,6 +2,7 @@
 
 from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.cache.lease import Lease
+from safekv.cache.node import Node
 from safekv.cache.stats import TreeStats
 from safekv.cache.tiers import Below, Discard, Fetch, Move, Tiers, TiersStats
 from safekv.cache.tree import PrefixTree
@@ -13,6 +14,7 @@ __all__ = [
     "Fetch",
     "Lease",
     "Move",
+    "Node",
     "PrefixTree",
     "Tiers",
     "TiersConfig",

@@ -57,8 +57,6 @@ def _broken_shape(structure: Structure, node: Node) -> Iterator[str]:
         yield "a node is filed under a wrong key"
     if not any(True for _ in node.holders()):
         yield "nobody holds a node"
-    if node.holds is not None and node.owner is not None:
-        yield "a node has an owner beside its holders"
     if parent is structure.root:
         return
     if node.shared and not parent.shared:

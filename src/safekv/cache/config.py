@@ -14,14 +14,15 @@ SHARED_PART = 4
 class CacheConfig:
     """How large blocks are, how many the engine may hold, and how tenants divide them.
 
-    `block_tokens` is the unit of sharing; `capacity_blocks` the whole budget, running
-    requests included. `shared_blocks` of it are the pool of shared runs, by default a quarter;
-    the rest belongs to the tenants. `quota_blocks` is what each of them is guaranteed; by
-    default an equal share of that rest among the tenants that there are.
+    `block_tokens` is the unit of sharing; `capacity_blocks` the whole budget, running requests
+    included. `shared_blocks` of it are the pool of shared runs, by default a quarter (half where
+    `WardenConfig.pool_blocks` says so); the rest belongs to the tenants. `quota_blocks` is what
+    each of them is guaranteed; by default an equal share of that rest among the tenants that
+    there are.
 
     `overcommit` is how many times its quota a tenant may hold. At 1 no tenant can feel
-    another's use of memory. Above 1 memory may run out, and who is over quota loses blocks
-    first: how much others use can then be felt, but not what it is.
+    another's use of memory. Above 1 memory may run out; then what lies beyond the quotas goes,
+    least recently used first: how much others use can then be felt, but not what it is.
 
     `reused_floor` is the share of its quota up to which a tenant's blocks that were matched
     again outlive those that never were; 0 is plain LRU.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 from safekv.types import TOKEN_BYTES, Scope, TenantId
 
 Holder = TenantId | Scope
 """A tenant, or `Scope.SHARED` for the pool of shared runs, which is nobody's own."""
 
-NO_CHILDREN: Final[Mapping[bytes, Node]] = MappingProxyType({})
+NO_CHILDREN: Final[Mapping[bytes, Node]] = {}
+"""What all nodes without children have together, to save memory; nobody adds to it."""
+
+
+Steps = list[tuple[int, int]]
 
 
 class Claim:
@@ -19,19 +22,34 @@ class Claim:
 
     A use covers a prefix, so the time of a block is that of the latest use which reached it.
     `used` is the time of the last block; `steps` are the (length, time) of later uses that
-    ended further up, longest first, or `None` where there are none. The first `reused` blocks
-    were matched again since they were claimed. `before` and `behind` are its neighbours in the
-    holder's order of use, `None` for a claim that is not in it.
+    ended further up, longest first, or `None` where there are none. Most claims have none, so
+    both lie in one slot. The first `reused` blocks were matched again since they were claimed.
+    `before` and `behind` are its neighbours in the holder's order of use, `None` for a claim
+    that is not in it.
     """
 
-    __slots__ = ("before", "behind", "reused", "steps", "used")
+    __slots__ = ("_uses", "before", "behind", "reused")
 
     def __init__(self, used: int) -> None:
-        self.used = used
+        self._uses: int | tuple[int, Steps] = used
         self.reused = 0
-        self.steps: list[tuple[int, int]] | None = None
         self.before: Claim | None = None
         self.behind: Claim | None = None
+
+    @property
+    def used(self) -> int:
+        """The time of the last block."""
+        uses = self._uses
+        return uses if isinstance(uses, int) else uses[0]
+
+    @property
+    def steps(self) -> Steps | None:
+        """Later uses of fewer blocks, longest first."""
+        return None if isinstance(self._uses, int) else self._uses[1]
+
+    def set_uses(self, used: int, steps: Steps | None) -> None:
+        """Replace all times of use."""
+        self._uses = (used, steps) if steps else used
 
     @property
     def node(self) -> Node:
@@ -44,15 +62,36 @@ class Claim:
         raise NotImplementedError
 
     @property
+    def all_reused(self) -> bool:
+        """Whether every block was matched again since it was claimed."""
+        raise NotImplementedError
+
+    def may_lapse(self, holder: Holder) -> bool:
+        """Whether this still is what `holder` is charged for, and nothing of its hangs below."""
+        raise NotImplementedError
+
+    @property
     def latest(self) -> int:
         """The time of the latest use of any of the blocks."""
         return self.steps[-1][1] if self.steps else self.used
 
     def mark(self, n_blocks: int, size: int, now: int) -> None:
         """The first `n_blocks` of `size` were used at `now`. Later uses stay as they are."""
-        if n_blocks == size and self.steps is None:
-            self.used = max(self.used, now)
-            return
+        uses = self._uses
+        used, steps = (uses, None) if isinstance(uses, int) else uses
+        if now <= (steps[-1][1] if steps else used):
+            self._mark_late(n_blocks, size, now)
+        elif n_blocks == size:
+            self._uses = now
+        elif steps is None:
+            self._uses = (used, [(n_blocks, now)])
+        else:
+            while steps and steps[-1][0] <= n_blocks:
+                steps.pop()
+            steps.append((n_blocks, now))
+
+    def _mark_late(self, n_blocks: int, size: int, now: int) -> None:
+        """Mark a use that is not the latest: a read of the pool, or that of a lapsed child."""
         times = [(size, self.used), *(self.steps or ())]
         longer = [step for step in times if step[0] > n_blocks]
         if longer and longer[-1][1] >= now:
@@ -60,24 +99,25 @@ class Claim:
         later = [step for step in times if step[0] <= n_blocks and step[1] > now]
         if not later or later[0][0] < n_blocks:
             later = [(n_blocks, now), *later]
-        (_, self.used), *steps = *longer, *later
-        self.steps = steps or None
+        (_, used), *steps = *longer, *later
+        self.set_uses(used, steps)
 
     def shorten(self, keep: int) -> None:
         """Forget the blocks behind the first `keep`: uses that ended there count in full now."""
         self.reused = min(self.reused, keep)
-        while self.steps and self.steps[0][0] >= keep:
-            self.used = self.steps.pop(0)[1]
-        self.steps = self.steps or None
+        used, steps = self.used, self.steps
+        while steps and steps[0][0] >= keep:
+            used = steps.pop(0)[1]
+        self.set_uses(used, steps)
 
     def split_off(self, upper: Claim, n: int) -> None:
         """Move what concerns the first `n` blocks to `upper`, a fresh claim on these."""
         upper.reused = min(self.reused, n)
         self.reused -= upper.reused
         steps = self.steps or ()
-        upper.used = max([self.used, *(time for length, time in steps if length >= n)])
-        upper.steps = [step for step in steps if step[0] < n] or None
-        self.steps = [(length - n, time) for length, time in steps if length > n] or None
+        used = max([self.used, *(time for length, time in steps if length >= n)])
+        upper.set_uses(used, [step for step in steps if step[0] < n])
+        self.set_uses(self.used, [(length - n, time) for length, time in steps if length > n])
 
     def absorb(self, upper: Claim, n: int) -> None:
         """Take over `upper`, the same holder's claim on the `n` blocks just above."""
@@ -85,7 +125,7 @@ class Claim:
         before = [(n, upper.used), *(upper.steps or ())]
         kept = [step for step in before if step[1] > self.latest]
         steps = [(length + n, time) for length, time in self.steps or ()]
-        self.steps = [*steps, *kept] or None
+        self.set_uses(self.used, [*steps, *kept])
 
 
 class Node(Claim):
@@ -93,8 +133,8 @@ class Node(Claim):
 
     `key` is the tokens of the first block, under which the parent files it, `rest` those of
     the others, `blocks` the KV of all of them: int32 bytes each. A private run of one tenant
-    is its own claim, which keeps a node small: `owner` is that tenant and `holds` is `None`.
-    Otherwise `holds` has a claim per holder, and a shared run also that of `Scope.SHARED`.
+    is its own claim, which keeps a node small: `holds` is that tenant. Otherwise `holds` has a
+    claim per holder, and a shared run also that of `Scope.SHARED`.
 
     `safekv.cache.check` enforces:
 
@@ -104,29 +144,28 @@ class Node(Claim):
     * a claim counts the claims below it, so one without any may lapse.
     """
 
-    __slots__ = ("blocks", "children", "holds", "key", "owner", "parent", "rest")
+    __slots__ = ("blocks", "children", "holds", "key", "parent", "rest")
 
     def __init__(
-        self, key: bytes, rest: bytes, blocks: bytes, parent: Node | None, used: int = 0
+        self, key: bytes, rest: bytes, blocks: bytes, parent: Node | None, holds: Holds
     ) -> None:
-        super().__init__(used)
+        super().__init__(0)
         self.key = key
         self.rest = rest
         self.blocks = blocks
         self.parent = parent
         self.children: Mapping[bytes, Node] = NO_CHILDREN
-        self.owner: TenantId | None = None
-        self.holds: dict[Holder, Share] | None = None
+        self.holds = holds
 
     def visible_to(self, tenant: TenantId) -> bool:
-        """Whether `tenant` may reuse this run. O(1).
+        """Whether `tenant` may reuse this run: a function of `holds` and nothing else. O(1).
 
         Visibility is decided here and nowhere else. A run that is not visible is not
         refused but absent: the walk ends as if nobody had ever sent it.
         """
         holds = self.holds
-        if holds is None:
-            return self.owner == tenant
+        if isinstance(holds, str):
+            return holds == tenant
         return tenant in holds or Scope.SHARED in holds
 
     @property
@@ -138,6 +177,13 @@ class Node(Claim):
         return len(self.children)
 
     @property
+    def all_reused(self) -> bool:
+        return self.reused * TOKEN_BYTES == len(self.blocks)
+
+    def may_lapse(self, holder: Holder) -> bool:
+        return self.holds == holder and not self.children and self.parent is not None
+
+    @property
     def size(self) -> int:
         """How many blocks the run has."""
         return len(self.blocks) // TOKEN_BYTES
@@ -145,25 +191,28 @@ class Node(Claim):
     @property
     def shared(self) -> bool:
         """Whether every tenant may reuse this run."""
-        return self.holds is not None and Scope.SHARED in self.holds
+        return not isinstance(self.holds, str) and Scope.SHARED in self.holds
 
     @property
     def born(self) -> int:
         """By which promotion the run became shared, 0 if it is private."""
-        share = self.holds.get(Scope.SHARED) if self.holds else None
+        share = self.share_of(Scope.SHARED)
         return share.born if share is not None else 0
 
     def claim(self, holder: Holder) -> Claim | None:
         """The claim of `holder`, if it has one."""
-        if self.holds is None:
-            return self if self.owner == holder else None
-        return self.holds.get(holder)
+        holds = self.holds
+        if isinstance(holds, str):
+            return self if holds == holder else None
+        return holds.get(holder)
+
+    def share_of(self, holder: Holder) -> Share | None:
+        """The claim of `holder`, if it is one of several or the run is shared."""
+        return None if isinstance(self.holds, str) else self.holds.get(holder)
 
     def holders(self) -> Iterable[Holder]:
         """Everybody with a claim."""
-        if self.holds is not None:
-            return self.holds.keys()
-        return () if self.owner is None else (self.owner,)
+        return (self.holds,) if isinstance(self.holds, str) else self.holds.keys()
 
     def tokens(self) -> bytes:
         """The run's tokens as int32 bytes. Copies."""
@@ -171,31 +220,35 @@ class Node(Claim):
 
     def add_child(self, child: Node) -> None:
         """File `child` under the tokens of its first block, in place of any other."""
-        if isinstance(self.children, dict):
-            self.children[child.key] = child
-        else:
+        if self.children is NO_CHILDREN:
             self.children = {child.key: child}
+        else:
+            cast("dict[bytes, Node]", self.children)[child.key] = child
 
     def remove_child(self, child: Node) -> None:
-        assert isinstance(self.children, dict), "a node without children lost one"
-        del self.children[child.key]
-        if not self.children:
+        if len(self.children) == 1:
+            assert child.key in self.children, "a node lost a child that it does not have"
             self.children = NO_CHILDREN
+        else:
+            del cast("dict[bytes, Node]", self.children)[child.key]
 
-    def common_blocks(self, tokens: bytes, start: int, skip: int, limit: int) -> int:
-        """How many blocks behind the first `skip` equal `tokens` from byte `start` on.
+    def common_blocks(self, tokens: bytes, at: int, limit: int, skip: int = 1) -> int:
+        """How many blocks behind the first `skip` equal `tokens` from byte `at` on.
 
-        At most `limit`. Tokens are compared, never hashes. O(run).
+        At most `limit`. The first block is never compared: it is the key under which a run is
+        found. Tokens are compared, never hashes. O(run).
         """
         width = len(self.key)
-        mine = self.tokens()[skip * width :] if skip else self.tokens()
-        n = min(self.size - skip, limit)
-        if mine.startswith(tokens[start : start + n * width]):
+        mine = self.rest if skip == 1 else self.rest[(skip - 1) * width :]
+        n = len(mine) // width
+        if n > limit:
+            n = limit
+        if mine.startswith(tokens[at : at + n * width]):
             return n
         low, high = 0, n  # blocks [0, low) are equal, blocks [0, high] are not all equal
         while high - low > 1:
             middle = (low + high) // 2
-            if mine.startswith(tokens[start : start + middle * width]):
+            if mine.startswith(tokens[at : at + middle * width]):
                 low = middle
             else:
                 high = middle
@@ -224,5 +277,19 @@ class Share(Claim):
     def below(self) -> int:
         return self._below
 
+    @property
+    def all_reused(self) -> bool:
+        return self._node.size == self.reused
+
+    def may_lapse(self, holder: Holder) -> bool:
+        node = self._node
+        if self._below or node.parent is None or node.claim(holder) is not self:
+            return False
+        return holder is Scope.SHARED or not node.shared
+
     def count_below(self, change: int) -> None:
         self._below += change
+
+
+Holds = TenantId | dict[Holder, Share]
+"""The tenant that alone holds a private run, or everybody's claims."""

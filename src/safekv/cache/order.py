@@ -26,9 +26,13 @@ class Order:
         self._late: list[tuple[int, int, Claim]] = []
         self._count = count()
 
-    def append(self, claim: Claim) -> None:
-        """Put a claim last that is in no order and was used just now. O(1)."""
-        last, ends = self._ends.before, self._ends
+    def touch(self, claim: Claim) -> None:
+        """Put a claim last that was used just now, out of any order it is in. O(1)."""
+        ends = self._ends
+        if claim.behind is ends:
+            return
+        take_out(claim)
+        last = ends.before
         assert last is not None, "the order is a ring"
         claim.before, claim.behind = last, ends
         last.behind = ends.before = claim
@@ -57,11 +61,7 @@ class Order:
 
     def _lives(self, used: int, claim: Claim) -> bool:
         """Whether an entry of the heap still stands for its claim, and not an older one of it."""
-        return (
-            claim.before is claim
-            and claim.used == used
-            and (claim.reused == claim.node.size) == self._reused
-        )
+        return claim.before is claim and claim.used == used and claim.all_reused == self._reused
 
     def __iter__(self) -> Iterator[Claim]:
         yield from (claim for used, _, claim in self._late if self._lives(used, claim))

@@ -20,23 +20,31 @@ def shared_path(
         child = node.children.get(tokens[found * width : (found + 1) * width])
         if child is None or not child.shared:
             break
-        node, tail = child, child.common_blocks(tokens, found * width, 0, limit - found)
-        found += tail
+        tail = 1 + child.common_blocks(tokens, (found + 1) * width, limit - found - 1)
+        node, found = child, found + tail
     return node, found, tail
 
 
-def visible_blocks(root: Node, width: int, tenant: TenantId, tokens: bytes, n_blocks: int) -> int:
-    """How many of the first `n_blocks` blocks of `tokens` `tenant` can see. O(matched nodes)."""
-    node, found, limit = root, 0, min(n_blocks, len(tokens) // width)
-    while found < limit:
-        child = node.children.get(tokens[found * width : (found + 1) * width])
-        if child is None or not child.visible_to(tenant):
-            break
-        n = child.common_blocks(tokens, found * width, 0, limit - found)
-        node, found = child, found + n
-        if n < child.size:
-            break
-    return found
+def visible_path(root: Node, width: int, tenant: TenantId, tokens: bytes) -> tuple[Node, int, int]:
+    """The last node that `tenant` can see of `tokens`, the blocks up to there, and its own of them.
+
+    O(matched nodes), each one comparison of memory. `Node.visible_to` is asked wherever the
+    holders differ from those of the node above: below a tenant's own run, its own runs need no
+    second answer. A run that is not visible is not compared, however long it is.
+    """
+    node, at, seen = root, 0, None
+    while (child := node.children.get(tokens[at : at + width])) is not None:
+        if child.holds is not seen:
+            if not child.visible_to(tenant):
+                break
+            seen = child.holds
+        at += width
+        if not tokens.startswith(child.rest, at):
+            more = child.common_blocks(tokens, at, (len(tokens) - at) // width)
+            return child, at // width + more, 1 + more
+        node = child
+        at += len(child.rest)
+    return node, at // width, node.size
 
 
 def path_to(node: Node) -> tuple[bytes, bytes]:

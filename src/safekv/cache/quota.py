@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Final
 
 from safekv.cache.config import CacheConfig
@@ -18,14 +19,17 @@ EPOCH_BITS: Final = 32
 class Account:
     """A holder's virtual cache: what it is charged for, and which claim of it is oldest.
 
-    `clock` counts the holder's own uses, so its order of eviction depends on nobody else.
-    Claims whose last block was never matched again (`fresh`) and those whose was wait in two
-    orders; `reused_blocks` of the charged blocks are of the second kind.
+    `clock` is the time of the holder's last use. All tenants' uses take their times from one
+    count, so that they can be compared when memory is overcommitted; within an account only the
+    order of its own uses counts, which depends on nobody else. Claims whose last block was never
+    matched again (`fresh`) and those whose was wait in two orders; `reused_blocks` of the charged
+    blocks are of the second kind.
     """
 
     __slots__ = (
         "_fresh",
         "_reused",
+        "_times",
         "charged_blocks",
         "clock",
         "explicit_blocks",
@@ -34,8 +38,9 @@ class Account:
         "reused_blocks",
     )
 
-    def __init__(self, holder: Holder, quota_blocks: int | None) -> None:
+    def __init__(self, holder: Holder, quota_blocks: int | None, times: Iterator[int]) -> None:
         self.holder = holder
+        self._times = times
         self.explicit_blocks = quota_blocks
         self.charged_blocks = self.reused_blocks = 0
         self.clock = 0
@@ -43,17 +48,16 @@ class Account:
         self._fresh, self._reused = Order(reused=False), Order(reused=True)
 
     def tick(self) -> int:
-        """The next moment of this holder's own time."""
-        self.clock += 1
+        """The next moment, for a use by this holder."""
+        self.clock = next(self._times)
         return self.clock
 
     def _order(self, claim: Claim) -> Order:
-        return self._reused if claim.reused == claim.node.size else self._fresh
+        return self._reused if claim.all_reused else self._fresh
 
     def touch(self, claim: Claim) -> None:
         """Put a claim that was used just now last. O(1)."""
-        take_out(claim)
-        self._order(claim).append(claim)
+        self._order(claim).touch(claim)
 
     def offer(self, claim: Claim) -> None:
         """Let a claim wait that was used some time ago, unless it waits already. O(log n)."""
@@ -66,7 +70,7 @@ class Account:
 
     def used_now(self, claim: Claim) -> None:
         """Put a claim last whose time of use has changed, if it may lapse; else take it out."""
-        if self.may_lapse(claim):
+        if claim.may_lapse(self.holder):
             self.touch(claim)
         else:
             self.remove(claim)
@@ -75,8 +79,8 @@ class Account:
         """Let `heir`, with the same uses, wait where `claim` waits."""
         put_in_place_of(claim, heir, self._order(heir))
 
-    def pop(self, floor_blocks: float) -> Claim | None:
-        """The claim to lapse next, which no longer waits, or `None`. O(log claims) amortised.
+    def first(self, floor_blocks: float) -> Claim | None:
+        """The claim to lapse next, or `None`. O(log claims) amortised.
 
         The one used least recently, but while no more than `floor_blocks` re-used blocks are
         left a fresh one goes first: a flood of prompts that nobody repeats costs at most the
@@ -89,16 +93,18 @@ class Account:
             reused is not None and self.reused_blocks > floor_blocks and reused.used < fresh.used
         ):
             claim = reused
+        return claim
+
+    def pop(self, floor_blocks: float) -> Claim | None:
+        """The claim to lapse next, which no longer waits, or `None`."""
+        claim = self.first(floor_blocks)
         if claim is not None:
             take_out(claim)
         return claim
 
     def may_lapse(self, claim: Claim) -> bool:
         """Whether the claim is one still, is charged, and nothing hangs below it."""
-        node = claim.node
-        if node.parent is None or claim.below or node.claim(self.holder) is not claim:
-            return False
-        return self.holder is Scope.SHARED or not node.shared
+        return claim.may_lapse(self.holder)
 
     def waiting(self) -> Iterator[Claim]:
         """All claims that wait, in no order of value."""
@@ -119,7 +125,7 @@ class Pool(Account):
     __slots__ = ("_reads", "_touched", "epoch", "serial")
 
     def __init__(self, quota_blocks: int) -> None:
-        super().__init__(Scope.SHARED, quota_blocks)
+        super().__init__(Scope.SHARED, quota_blocks, count())
         self.epoch = self.serial = 0
         self._touched: set[Claim] = set()
         self._reads: dict[tuple[Node, int], Read] = {}
@@ -195,6 +201,7 @@ class Ledger:
         self._reused_floor = config.reused_floor
         self.pool = Pool(config.pool_blocks)
         self._accounts: dict[TenantId, Account] = {}
+        self._times = count(1)
         self._share = 0
 
     def __iter__(self) -> Iterator[Account]:
@@ -231,7 +238,7 @@ class Ledger:
                 f" {len(others) + 1} tenants",
                 "raise cache.capacity_blocks, or lower cache.shared_blocks or other quotas",
             )
-        account = self._accounts.setdefault(tenant, Account(tenant, quota_blocks))
+        account = self._accounts.setdefault(tenant, Account(tenant, quota_blocks, self._times))
         account.explicit_blocks = quota_blocks
         self._divide()
         return account

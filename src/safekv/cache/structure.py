@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from safekv.cache.lease import Lease
 from safekv.cache.node import Holder, Node, Share
 from safekv.cache.quota import Account, Ledger
-from safekv.types import TOKEN_BYTES, Scope
+from safekv.types import TOKEN_BYTES, Scope, TenantId
 
 
 class Structure:
@@ -19,20 +19,21 @@ class Structure:
 
     `blocks` is how many blocks exist. `freed` collects the ids (int32 bytes) of those that
     nobody holds any more, until somebody takes them. `loose` are nodes that may have become
-    equal to their neighbours. `on_lapse` hears of each claim before it lapses, if anybody listens.
+    equal to their neighbours. `on_lapse` hears of each claim before it lapses, if anybody listens,
+    and `on_share` of each run that becomes shared or private again, with the tenants that hold it.
     """
 
     def __init__(self, width: int, ledger: Ledger) -> None:
         self.width = width
         self.ledger = ledger
-        self.root = Node(b"", b"", b"", None)
-        self.root.holds = {}
+        self.root = Node(b"", b"", b"", None, {})
         self.nodes = 0
         self.blocks = 0
         self.freed = bytearray()
-        self.ends: dict[Node, set[Lease]] = {}
+        self.ends: dict[Node, dict[Lease, None]] = {}
         self.loose: deque[Node] = deque()
         self.on_lapse: Callable[[Node, Holder], None] | None = None
+        self.on_share: Callable[[Node, list[TenantId], bool], None] | None = None
 
     def walk(self) -> Iterator[Node]:
         """All nodes but the root, parents first."""
@@ -46,14 +47,13 @@ class Structure:
 
     def append(self, parent: Node, account: Account, tokens: bytes, blocks: bytes) -> Node:
         """A new run below `parent`, which `account` holds already, private to it."""
-        node = Node(tokens[: self.width], tokens[self.width :], blocks, parent)
         assert not isinstance(account.holder, Scope), "runs are private at first"
-        node.owner = account.holder
+        node = Node(tokens[: self.width], tokens[self.width :], blocks, parent, account.holder)
         parent.add_child(node)
         self._count_below(parent, account.holder, 1)
         self.nodes += 1
         self._grow(account, node.size)
-        if parent.holds is not None:
+        if not isinstance(parent.holds, str):
             self.loose.append(parent)
         return node
 
@@ -78,16 +78,15 @@ class Structure:
         assert n > 0, "cannot split off nothing"
         assert node.parent is not None, "the root has no blocks"
         tokens, at = node.tokens(), n * self.width
-        upper = Node(
-            node.key, node.rest[: at - self.width], node.blocks[: n * TOKEN_BYTES], node.parent
-        )
-        upper.owner = node.owner
+        rest, blocks = node.rest[: at - self.width], node.blocks[: n * TOKEN_BYTES]
+        upper = Node(node.key, rest, blocks, node.parent, {})
         node.parent.add_child(upper)
         node.key, node.rest = tokens[at : at + self.width], tokens[at + self.width :]
         node.blocks, node.parent = node.blocks[n * TOKEN_BYTES :], upper
         upper.add_child(node)
         self.nodes += 1
-        if node.holds is None:
+        if isinstance(node.holds, str):
+            upper.holds = node.holds
             node.split_off(upper, n)
         else:
             upper.holds = {h: Share(upper, 0, 1, share.born) for h, share in node.holds.items()}
@@ -130,11 +129,13 @@ class Structure:
         if account.holder is Scope.SHARED or not node.shared:
             account.charged_blocks -= node.size
             account.reused_blocks -= claim.reused
-        if node.holds is not None:
+        if isinstance(node.holds, str):
+            self._remove(node, parent)
+        else:
             del node.holds[account.holder]
             self.loose.append(node)
-        if not node.holds:
-            self._remove(node, parent)
+            if not node.holds:
+                self._remove(node, parent)
         self._count_below(parent, account.holder, -1)
         above = parent.claim(account.holder)
         if above is not None:
@@ -146,7 +147,7 @@ class Structure:
 
     def shorten(self, node: Node, account: Account, keep: int) -> None:
         """End the claim of `account` behind the first `keep` blocks. O(run)."""
-        if keep and node.holds is None:
+        if keep and isinstance(node.holds, str):
             self._truncate(node, account, keep)
         elif keep:
             self.split(node, keep)
@@ -180,6 +181,8 @@ class Structure:
         """
         pool = self.ledger.pool
         self._charge(node, -1)
+        if self.on_share is not None:
+            self.on_share(node, _tenants(node), True)
         self.hold(node, pool, pool.clock)
 
     def unshare(self, node: Node) -> None:
@@ -188,7 +191,9 @@ class Structure:
         Without any its blocks are free. Whoever leases it must have adopted it before.
         """
         self._charge(node, 1)
-        tenants = [holder for holder in node.holders() if holder is not Scope.SHARED]
+        tenants = _tenants(node)
+        if self.on_share is not None:
+            self.on_share(node, tenants, False)
         self.drop(node, self.ledger.pool)
         for tenant in tenants:
             self.offer(node, self.ledger.of(tenant))
@@ -227,18 +232,20 @@ class Structure:
 
     def _shares(self, node: Node) -> dict[Holder, Share]:
         """The node's claims as a table, made when a second holder comes."""
-        if node.holds is None:
-            node.holds = {}
-            if node.owner is not None:
-                share = Share(node, node.used, len(node.children))
-                share.steps, share.reused = node.steps, node.reused
-                node.holds[node.owner] = share
-                account, node.owner = self.ledger.of(node.owner), None
-                account.replace(node, share)
-        return node.holds
+        owner = node.holds
+        if not isinstance(owner, str):
+            return owner
+        share = Share(node, node.used, len(node.children))
+        share.reused = node.reused
+        share.set_uses(node.used, node.steps)
+        node.set_uses(0, None)
+        shares: dict[Holder, Share] = {owner: share}
+        node.holds = shares
+        self.ledger.of(owner).replace(node, share)
+        return shares
 
     def _count_below(self, parent: Node, holder: Holder, change: int) -> None:
-        if parent.holds is not None and (share := parent.holds.get(holder)) is not None:
+        if (share := parent.share_of(holder)) is not None:
             share.count_below(change)
 
     def _truncate(self, node: Node, account: Account, keep: int) -> None:
@@ -264,13 +271,18 @@ class Structure:
 
     def lock(self, lease: Lease) -> None:
         """Keep what the lease covers. O(1): nothing above a claim lapses before the claim."""
-        if lease.tail:
-            self.ends.setdefault(lease.node, set()).add(lease)
+        if not lease.tail:
+            return
+        ends = self.ends.get(lease.node)
+        if ends is None:
+            self.ends[lease.node] = {lease: None}
+        else:
+            ends[lease] = None
 
     def unlock(self, lease: Lease) -> None:
         if lease.tail:
             ends = self.ends[lease.node]
-            ends.remove(lease)
+            del ends[lease]
             if not ends:
                 del self.ends[lease.node]
 
@@ -299,15 +311,14 @@ class Structure:
         """Put the run of `upper` in front of its only child, which lives on."""
         n, grandparent = upper.size, upper.parent
         assert grandparent is not None, "the root is never merged"
-        if upper.holds is not None or lower.holds is not None:
+        if isinstance(upper.holds, str) and isinstance(lower.holds, str):
+            lower.absorb(upper, n)
+            self.ledger.of(upper.holds).remove(upper)
+        else:
             above, below = self._shares(upper), self._shares(lower)
             for holder, share in below.items():
                 share.absorb(above[holder], n)
                 self.ledger.of(holder).remove(above[holder])
-        else:
-            lower.absorb(upper, n)
-            assert upper.owner is not None, "a private run has an owner"
-            self.ledger.of(upper.owner).remove(upper)
         lower.rest = upper.rest + lower.key + lower.rest
         lower.key, lower.blocks = upper.key, upper.blocks + lower.blocks
         lower.parent, upper.parent = grandparent, None
@@ -320,14 +331,19 @@ class Structure:
             self.lock(lease)
 
 
+def _tenants(node: Node) -> list[TenantId]:
+    return [holder for holder in node.holders() if isinstance(holder, str)]
+
+
 def mergeable_child(node: Node) -> Node | None:
     """The only child of `node`, if the same holders hold both: then they are one run."""
     if node.parent is None or len(node.children) != 1:
         return None
     child = next(iter(node.children.values()))
+    above, below = node.holds, child.holds
     same = (
-        child.owner == node.owner
-        if child.holds is None and node.holds is None
+        above == below
+        if isinstance(above, str) and isinstance(below, str)
         else set(child.holders()) == set(node.holders())
     )
     return child if same and child.born == node.born else None

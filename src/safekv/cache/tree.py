@@ -3,7 +3,6 @@
 The path of a prompt exists once, whoever sent it. A node says who holds it, and a tenant's
 walk ends at the first node that is not visible to it. Each tenant has a virtual cache: what it
 keeps is decided by its own uses and its own quota alone, as if it had the memory to itself.
-
 Nothing here locks or blocks, so the owner serialises calls.
 """
 
@@ -17,7 +16,7 @@ from safekv.cache.eviction import demote, lapse, reclaim, replace_shared
 from safekv.cache.input import packed_blocks, require_tokens
 from safekv.cache.lease import Lease
 from safekv.cache.node import Holder, Node
-from safekv.cache.paths import leased_blocks, path_to, shared_path, visible_blocks
+from safekv.cache.paths import leased_blocks, path_to, shared_path, visible_path
 from safekv.cache.quota import Account, Ledger, require_tenant
 from safekv.cache.stats import TreeStats
 from safekv.cache.structure import Structure
@@ -47,9 +46,8 @@ class PrefixTree:
         shares smaller, which those who lose can feel: open all tenants at the start. Raises
         `CacheError` when there is no room for it.
         """
-        self._ledger.open(
-            tenant, self.config.quota_blocks if quota_blocks is None else quota_blocks
-        )
+        quota = self.config.quota_blocks if quota_blocks is None else quota_blocks
+        self._ledger.open(tenant, quota)
 
     def on_lapse(self, listener: Callable[[TenantId, bytes, list[BlockId]], None]) -> None:
         """Tell `listener` of each claim before it lapses: its tenant, and tokens and blocks of the
@@ -62,6 +60,10 @@ class PrefixTree:
 
         self._at.on_lapse = tell
 
+    def on_share(self, listener: Callable[[Node, list[TenantId], bool], None]) -> None:
+        """Tell `listener` of runs that become shared, parents first, or private, parents last."""
+        self._at.on_share = listener
+
     # -- reading ---------------------------------------------------------------------------
 
     def match(self, tenant: TenantId, tokens: bytes, max_blocks: int | None = None) -> Lease:
@@ -73,50 +75,38 @@ class PrefixTree:
         tokens that are not whole int32 values.
         """
         require_tokens(tokens, max_blocks)
-        account = self._ledger.get(tenant)
-        width, root = self._width, self._at.root
-        limit = len(tokens) if max_blocks is None else min(len(tokens), max_blocks * width)
-        at, node, tail = 0, root, 0
-        first: Node | None = None
-        while at + width <= limit:
-            child = node.children.get(tokens[at : at + width])
-            if child is None or not child.visible_to(tenant):
-                break
-            first = first or child
-            end = at + width + len(child.rest)
-            if end > limit or not tokens.startswith(child.rest, at + width):
-                node, tail = child, child.common_blocks(tokens, at, 0, (limit - at) // width)
-                at += tail * width
-                break
-            node, at, tail = child, end, 0
-        tail = tail or node.size
-        n_blocks = at // width
-        lease = Lease(tenant, tokens, n_blocks, 0, node, tail)
-        if first is not None:
-            lease.own_blocks = self._use(account, lease, first.shared)
+        account, width = self._ledger.get(tenant), self._width
+        sought = tokens
+        if max_blocks is not None and max_blocks < len(tokens) // width:
+            sought = tokens[: max_blocks * width]
+        node, n_blocks, tail = visible_path(self._at.root, width, tenant, sought)
+        own_blocks = self._use(account, tokens, node, n_blocks, tail) if n_blocks else 0
+        lease = Lease(tenant, tokens, n_blocks, own_blocks, node, tail)
         account.leases[lease] = None
         self._at.lock(lease)
         return lease
 
-    def _use(self, account: Account, lease: Lease, shared: bool) -> int:
+    def _use(self, account: Account, tokens: bytes, node: Node, n_blocks: int, tail: int) -> int:
         """Mark the tenant's deepest claim used, and note the deepest shared run if there is one.
 
         Returns how many of the blocks are the tenant's own.
         """
-        own, n, at, n_blocks = -1, lease.tail, lease.node, lease.n_blocks
-        while at.parent is not None and (own < 0 or shared):
-            if own < 0 and (claim := at.claim(account.holder)) is not None:
-                own = n_blocks
-                self._at.reuse(at, account, n)
-                claim.mark(n, at.size, account.tick())
-                if claim.used == account.clock:
+        pool, own = self._ledger.pool, -1
+        unread = bool(pool.charged_blocks) and self._at.root.children[tokens[: self._width]].shared
+        while node.parent is not None and (own < 0 or unread):
+            if own < 0 and (claim := node.claim(account.holder)) is not None:
+                own, size = n_blocks, node.size
+                if claim.reused < tail:
+                    self._at.reuse(node, account, tail)
+                claim.mark(tail, size, account.tick())
+                if tail == size:
                     account.used_now(claim)
-            if shared and at.shared:
-                self._ledger.pool.note_read(at, n, lease.tokens, n_blocks)
-                shared = False
-            n_blocks -= n
-            at = at.parent
-            n = at.size
+            if unread and node.shared:
+                pool.note_read(node, tail, tokens, n_blocks)
+                unread = False
+            n_blocks -= tail
+            node = node.parent
+            tail = node.size
         return max(own, 0)
 
     def shared_blocks_of(self, tokens: bytes) -> int:
@@ -174,13 +164,13 @@ class PrefixTree:
                 child = node.children.get(tokens[at : at + self._width])
                 if child is None:
                     break
-                n = child.common_blocks(tokens, at, 0, n_new - done)
+                n = 1 + child.common_blocks(tokens, at + self._width, n_new - done - 1)
                 if child.claim(lease.tenant) is None:
                     child = self._at.split(child, n)
                     self._at.hold(child, account, now)
                 node, tail = child, n
             else:
-                n = node.common_blocks(tokens, at, tail, n_new - done)
+                n = node.common_blocks(tokens, at, n_new - done, skip=tail)
                 if not n:
                     break
                 tail += n
@@ -193,7 +183,7 @@ class PrefixTree:
         """Add a run behind the first `tail` blocks of `node`: in place where that is its end."""
         if tail < node.size:
             node = self._at.split(node, tail)
-        elif not node.children and node.holds is None and node.owner == account.holder:
+        elif not node.children and node.holds == account.holder:
             self._at.extend(node, account, tokens, blocks)
             return node
         return self._at.append(node, account, tokens, blocks)
@@ -238,13 +228,13 @@ class PrefixTree:
         """
         root, width = self._at.root, self._width
         last, start, _ = shared_path(root, width, tokens, n_blocks)
-        reach = visible_blocks(root, width, tenant, tokens, n_blocks)
+        _, reach, _ = visible_path(root, width, tenant, tokens[: max(0, n_blocks) * width])
         if reach <= start:
             return 0
         reach = min(reach, start + self._ledger.ceiling_blocks(self._ledger.pool))
-        lacking = reach - start - self._pool_room()
+        lacking = reach - start - self._ledger.room_blocks(self._ledger.pool)
         replaced = lacking > 0 and replace_shared(self._at, lacking, last) > 0
-        reach = min(reach, start + max(0, self._pool_room()))
+        reach = min(reach, start + max(0, self._ledger.room_blocks(self._ledger.pool)))
         self._ledger.pool.tick()
         node, done = root, 0
         while done < reach:
@@ -257,9 +247,6 @@ class PrefixTree:
         if replaced:
             self._enforce()
         return reach - start
-
-    def _pool_room(self) -> int:
-        return self._ledger.room_blocks(self._ledger.pool)
 
     def demote(self, tokens: bytes, keep_blocks: int = 0) -> int:
         """Make private again what is shared of `tokens` behind the first `keep_blocks` blocks,

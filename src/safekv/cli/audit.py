@@ -6,6 +6,7 @@ import click
 
 from safekv.cli.audit_calibrate import calibrate
 from safekv.cli.audit_endpoint import endpoint
+from safekv.cli.audit_steal import steal
 
 
 class AuditGroup(click.Group):
@@ -29,8 +30,10 @@ def audit() -> None:
     """Find out whether an endpoint tells one tenant what another one sent.
 
     `safekv audit URL --key … --other-key …` audits; see `safekv audit endpoint --help`.
+    `safekv audit steal` reads a planted prompt word by word.
     """
 
 
 audit.add_command(endpoint)
 audit.add_command(calibrate)
+audit.add_command(steal)

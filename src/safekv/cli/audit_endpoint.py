@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from safekv.cli.audit_keys import KEY_HELP, read_key, require_plain
 from safekv.cli.errors import ExitCode
 from safekv.cli.measuring import steps
 from safekv.errors import ConfigError
@@ -26,7 +27,6 @@ STATUS = {
     "no-leak": ExitCode.OK,
     "inconclusive": ExitCode.INCONCLUSIVE,
 }
-KEY_HELP = "a file that holds it, or env:NAME."
 
 
 @click.command(name="endpoint")
@@ -47,6 +47,12 @@ KEY_HELP = "a file that holds it, or env:NAME."
 )
 @click.option("--may-share", default="", help="Contents meant to be shared: measured, not judged.")
 @click.option("--blocks", default=60, show_default=True, help="Pairs for each content and scope.")
+@click.option(
+    "--crowd",
+    default=8,
+    show_default=True,
+    help="Requests sent at once, to see their order; 0: none.",
+)
 @click.option("--batch", default=5, show_default=True, help="Rounds primed together.")
 @click.option("--prompt-tokens", default=256, show_default=True, help="Length of a prompt.")
 @click.option("--max-tokens", default=4, show_default=True, help="Length of an answer.")
@@ -82,7 +88,7 @@ def endpoint(url: str | None, compare: tuple[Path, Path] | None, **options: Any)
         return _compare(*compare, as_json=options["as_json"])
     if url is None:
         raise click.UsageError("an address is missing, such as http://127.0.0.1:8000/v1")
-    _require_plain(url)
+    require_plain(url)
     plan, keys = _plan(options), _keys(options)
     if options["dry_run"]:
         _show_plan(plan, keys, as_json=options["as_json"])
@@ -90,14 +96,6 @@ def endpoint(url: str | None, compare: tuple[Path, Path] | None, **options: Any)
     outcome = _audit(url, plan, keys, options)
     _publish(outcome, url, options)
     return STATUS[outcome.verdict.value]
-
-
-def _require_plain(url: str) -> None:
-    """Raise `ConfigError` for an address that a record could not show as it is."""
-    if "@" in url or "?" in url:
-        raise ConfigError(
-            "the address holds a password or a query", "give keys with --key, and a plain address"
-        )
 
 
 def _plan(options: dict[str, Any]) -> Plan:
@@ -112,6 +110,7 @@ def _plan(options: dict[str, Any]) -> Plan:
         contents=_contents(options["content"], "--content"),
         shared=frozenset(_contents(options["may_share"], "--may-share")),
         blocks=options["blocks"],
+        crowd=options["crowd"],
         batch=options["batch"],
         prompt_tokens=options["prompt_tokens"],
         max_tokens=options["max_tokens"],
@@ -153,23 +152,7 @@ def _keys(options: dict[str, Any]) -> Keys:
 
 
 def _key(where: str | None, option: str) -> str | None:
-    """The key that an option points to. Says nothing of what was given: it may be a key."""
-    if where is None:
-        return None
-    if where.startswith("env:"):
-        key = os.environ.get(where[4:], "")
-    else:
-        try:
-            key = Path(where).read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            key = ""
-    key = key.strip()
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(
-            f"{option} points to no key",
-            "name a file that holds one key, or env:NAME; keys themselves are not taken",
-        )
-    return key
+    return None if where is None else read_key(where, option)
 
 
 def _audit(url: str, plan: Plan, keys: Keys, options: dict[str, Any]) -> Outcome:

@@ -18,6 +18,7 @@ from safekv.cli.bench_frontier import frontier
 from safekv.cli.bench_replay import replay
 from safekv.cli.bench_tiers import tiers
 from safekv.cli.bench_tree import tree
+from safekv.cli.bench_vllm import vllm
 from safekv.cli.measuring import publish, steps
 
 
@@ -34,6 +35,7 @@ bench.add_command(collusion)
 bench.add_command(frontier)
 bench.add_command(tiers)
 bench.add_command(detector)
+bench.add_command(vllm)
 
 
 @bench.command()

@@ -26,7 +26,10 @@ COLUMNS = {
 
 @click.command()
 @click.option(
-    "--trace", "path", required=True, type=click.Path(path_type=Path), help="The trace to replay."
+    "--trace",
+    "path",
+    required=True,
+    help="The file to replay; or synthetic:documents, synthetic:system, synthetic:agents.",
 )
 @click.option("--tenants", default=100, show_default=True, help="Where the trace names none.")
 @click.option(
@@ -42,23 +45,27 @@ COLUMNS = {
     "--false-flags", default=0.0, show_default=True, help="Share of the others flagged as well."
 )
 @click.option("--budget", default="inf", show_default=True, help="Memory, share of all blocks.")
-@click.option("--shared-share", default=0.25, show_default=True, help="The shared pool's part.")
+@click.option("--shared-share", type=float, help="The shared pool's part; as safekv divides it.")
 @click.option("--overcommit", default=1.0, show_default=True, help="Times its quota, per tenant.")
+@click.option(
+    "--quota-part", default=1.0, show_default=True, help="Of its equal share, what is guaranteed."
+)
 @click.option("--epoch", "epoch_s", default=10.0, show_default=True, help="Seconds of the trace.")
 @click.option("--policy", "policies", multiple=True, help=f"One of {', '.join(POLICIES)}; all.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--out", type=click.Path(path_type=Path), help="Append the record to this file.")
 def replay(
-    path: Path,
+    path: str,
     tenants: int,
     bound: str,
     sensitive: float,
     recall: float,
     false_flags: float,
     budget: str,
-    shared_share: float,
+    shared_share: float | None,
     overcommit: float,
+    quota_part: float,
     epoch_s: float,
     policies: tuple[str, ...],
     seed: int,
@@ -68,16 +75,16 @@ def replay(
     """Replay a trace in logical time: no model, no clock of the machine.
 
     Reads Mooncake, Qwen-Bailian and labelled hash traces, kv-cache-tester, and JSON lines with
-    `text`, plain or gzipped. `isolated` and `global` are stock engines (one LRU, with and
-    without a salt per tenant); the gap is measured between them. `exposed` is the share of
-    secret prompts that a stranger could confirm by sending them.
+    `text`, plain or gzipped; or makes up a trace of one of three shapes. `isolated` and `global`
+    are stock engines (one LRU, with and without a salt per tenant); the gap is measured between
+    them. `exposed` is the share of secret prompts that a stranger could confirm by sending them.
 
     Exit status: 0 replayed, 2 wrong option or trace, 130 interrupted (what was finished is
     printed, marked partial).
     """
     from safekv.bench.record import environment
     from safekv.bench.replay import ReplayPlan, run
-    from safekv.bench.traces import read_trace
+    from safekv.bench.traces import read_trace, synthetic
     from safekv.bench.workload import Dealing
 
     dealing = Dealing(
@@ -94,10 +101,14 @@ def replay(
         budget=_share(budget),
         shared_share=shared_share,
         overcommit=overcommit,
+        quota_part=quota_part,
         epoch_s=epoch_s,
     )
     with steps("safekv bench replay") as report:
-        result = run(read_trace(path), plan, report)
+        kind, colon, shape = path.partition(":")
+        made_up = colon and kind == "synthetic"
+        trace = synthetic(shape, tenants) if made_up else read_trace(Path(path))
+        result = run(trace, plan, report)
     record = {"benchmark": "replay", **result, "environment": environment()}
     publish(record, lambda it: Console().print(_table(it)), as_json=as_json, out=out)
     if result["partial"]:

@@ -27,6 +27,7 @@ EXTRA_OF = {
     "httpx": "audit",
     "numpy": "audit",
     "scipy": "audit",
+    "vllm": "vllm",
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from safekv.errors import ConfigError
 from safekv.gateway.declarations import DeclarationStore
 from safekv.gateway.server import reserve_socket
 from safekv.gateway.server import serve as run_server
@@ -50,6 +51,14 @@ UNSAFE_WARNING = (
 @click.option("--capacity-blocks", type=int, help="KV budget in blocks.  [default: 1024]")
 @click.option("--epoch", type=float, help="Seconds between promotions.  [default: 1.0]")
 @click.option("--log-level", default="warning", show_default=True, help="What stderr shows.")
+@click.option(
+    "--engine",
+    type=click.Choice(["embedded", "vllm"]),
+    default="embedded",
+    show_default=True,
+    help="What computes. vllm: vLLM's own server, which must be installed beside safekv.",
+)
+@click.argument("vllm_flags", nargs=-1, type=click.UNPROCESSED)
 def serve(
     model: str,
     mode: str | None,
@@ -61,11 +70,14 @@ def serve(
     capacity_blocks: int | None,
     epoch: float | None,
     log_level: str,
+    engine: str,
+    vllm_flags: tuple[str, ...],
 ) -> None:
     """Serve MODEL (a known name, a directory or a hub id) with an OpenAI-compatible API.
 
     Tenants are known by their keys: see `safekv tenant add`. SIGTERM and Ctrl-C let requests
-    in flight finish (server.drain_s) and cancel the rest.
+    in flight finish (server.drain_s) and cancel the rest. With --engine vllm, what follows `--`
+    is passed on to vLLM: safekv serve MODEL --engine vllm -- --max-model-len 4096
 
     Exit status: 0 stopped by a signal, 1 failed while serving, 2 wrong usage, setting, key
     file or model, or the port is in use.
@@ -80,6 +92,14 @@ def serve(
         "warden.epoch_s": epoch,
     }
     settings, _ = load(path, os.environ, flags)
+    if engine == "vllm":
+        from safekv.cli.serve_vllm import serve_vllm
+
+        warnings = _mode_warnings(settings)
+        serve_vllm(model, settings, flags, path, vllm_flags, warnings, log_level)
+        return
+    if vllm_flags:
+        raise ConfigError(f"unexpected argument {vllm_flags[0]!r}", "it is for --engine vllm")
     _serve(model, settings, log_level)
 
 
@@ -101,6 +121,7 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     metrics = PrometheusSink()
     engine = _engine(model, settings, metrics, declarations, sealer)
     engine.open(tenants.served())
+    _say_who_may_hold_what(engine, settings, tenants)
     _register_gauges(metrics, engine)
     warnings = _warnings(settings, tenants)
     for warning in warnings:
@@ -112,6 +133,16 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
         click.echo(f"safekv: serving {engine.model_id} at {url} (mode {mode})", err=True)
 
     run_server(app, engine, sock, drain_s=server.drain_s, on_ready=ready)
+
+
+def _say_who_may_hold_what(engine: HFEngine, settings: Settings, tenants: TenantStore) -> None:
+    from safekv.cli.memory import memory_lines
+
+    some = next(iter(tenants.served()), None)
+    ceiling = engine.warden.ceiling_blocks(some) if some is not None else 0
+    stats = engine.warden.stats()
+    for line in memory_lines(settings.cache, stats, ceiling, engine.context_tokens):
+        click.echo(f"safekv: {line}", err=True)
 
 
 def _engine(
@@ -241,9 +272,10 @@ def _tier_stat(tiers: TierWarden, name: str) -> float:
 
 
 def _warnings(settings: Settings, tenants: TenantStore) -> list[str]:
-    warnings = []
-    if settings.warden.mode is Mode.UNSAFE_GLOBAL:
-        warnings.append(UNSAFE_WARNING)
     if not any(not record.revoked for record in tenants.list()):
         click.echo("safekv: no tenant has a key yet: safekv tenant add NAME", err=True)
-    return warnings
+    return _mode_warnings(settings)
+
+
+def _mode_warnings(settings: Settings) -> list[str]:
+    return [UNSAFE_WARNING] if settings.warden.mode is Mode.UNSAFE_GLOBAL else []

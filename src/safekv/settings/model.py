@@ -11,7 +11,9 @@ from typing import TypeAlias, get_type_hints
 from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.detect.config import DetectConfig
 from safekv.engines.hf.config import HFConfig
+from safekv.engines.vllm.config import VllmConfig
 from safekv.gateway.config import GatewayConfig
+from safekv.gateway.vllm.config import FrontConfig
 from safekv.safeguard.config import SafeguardConfig
 from safekv.warden.config import WardenConfig
 
@@ -22,7 +24,9 @@ Section: TypeAlias = (
     | WardenConfig
     | SafeguardConfig
     | HFConfig
+    | VllmConfig
     | GatewayConfig
+    | FrontConfig
 )
 
 
@@ -36,7 +40,9 @@ class Settings:
     warden: WardenConfig = field(default_factory=WardenConfig)
     safeguard: SafeguardConfig = field(default_factory=SafeguardConfig)
     engine: HFConfig = field(default_factory=HFConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
     server: GatewayConfig = field(default_factory=GatewayConfig)
+    front: FrontConfig = field(default_factory=FrontConfig)
 
 
 @cache

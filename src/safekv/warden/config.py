@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from safekv.cache import CacheConfig
 from safekv.errors import ConfigError
 from safekv.types import Mode, Profile
 
@@ -43,19 +44,35 @@ class WardenConfig:
         if value < least:
             raise ConfigError(f"warden.{name} is {value}", f"use {least} or more: {reason}")
 
+    def pool_blocks(self, cache: CacheConfig) -> int:
+        """The budget of the shared pool: `cache.shared_blocks`, or what suits the mode.
+
+        By default half of the memory where a clean verdict is enough, since most text is shared
+        then, and a quarter where more is asked for (docs/sizing.md has the figures). Without
+        promotion nothing is ever in the pool, so the tenants get its part.
+        """
+        if self.mode not in PROMOTING:
+            return 0
+        if cache.shared_blocks is None and self.strictness == PAPER:
+            return cache.capacity_blocks // PAPER_POOL_PART
+        return cache.pool_blocks
+
     @property
     def strictness(self) -> int:
         """The place in the order of sharing: nobody shares less than at 4, nor more than at 0."""
         return STRICTNESS[self.mode, self.profile]
 
 
+PROMOTING: Final = (Mode.DECLARED, Mode.SELECTIVE)
+PAPER: Final = 1
+PAPER_POOL_PART: Final = 2
 STRICTNESS: Final = {
     (mode, profile): rank
     for profile in Profile
     for mode, rank in (
         (Mode.ISOLATED, 4),
         (Mode.DECLARED, 3),
-        (Mode.SELECTIVE, 2 if profile is Profile.ANONYMOUS else 1),
+        (Mode.SELECTIVE, 2 if profile is Profile.ANONYMOUS else PAPER),
         (Mode.UNSAFE_GLOBAL, 0),
     )
 }

@@ -81,8 +81,7 @@ def _shared_behind(tree: PrefixTree, tokens: bytes) -> list[bytes]:
         node = node.children.get(tokens[at : at + width])
         if node is None or not node.shared:
             return []
-        limit = (len(tokens) - at) // width
-        n = node.common_blocks(tokens, at, 0, limit)
+        n = 1 + node.common_blocks(tokens, at + width, (len(tokens) - at) // width - 1)
         at += n * width
         if n < node.size:
             return [node.tokens()[n * width : (n + 1) * width]] if at == len(tokens) else []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from safekv.cache import CacheConfig, Lease, PrefixTree, Tiers, TiersConfig, TreeStats
+from safekv.cache import CacheConfig, Lease, Node, PrefixTree, Tiers, TiersConfig, TreeStats
 from safekv.cache.tiers import Step
 from safekv.events import (
     Admitted,
@@ -24,7 +24,7 @@ from safekv.events import (
 )
 from safekv.safeguard import SafeguardConfig
 from safekv.types import TOKEN_BYTES, BlockId, Mode, Profile, TenantId, Verdict
-from safekv.warden.config import WardenConfig, stricter
+from safekv.warden.config import PROMOTING, WardenConfig, stricter
 from safekv.warden.declared import DeclaredPrefixes
 from safekv.warden.guard import Guard, demote_below
 from safekv.warden.keys import Keys
@@ -36,7 +36,6 @@ UNSAFE_EVERYONE: Final = TenantId("unsafe-everyone")
 """The one namespace of `unsafe-global`."""
 
 COMPACT_PER_EPOCH: Final = 256
-PROMOTING: Final = (Mode.DECLARED, Mode.SELECTIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +72,7 @@ class Warden:
     ) -> None:
         self.config = config
         self.block_tokens = cache.block_tokens
-        # Without promotion nothing is ever in the shared pool, so the tenants get its part.
-        pool = cache.shared_blocks if config.mode in PROMOTING else 0
-        self._tree = PrefixTree(replace(cache, shared_blocks=pool))
+        self._tree = PrefixTree(replace(cache, shared_blocks=config.pool_blocks(cache)))
         self._declared = DeclaredPrefixes(cache.block_tokens)
         self._keys = keys or Keys()
         self._guard = Guard(
@@ -93,6 +90,11 @@ class Warden:
     def on_prompt(self, listener: Callable[[PromptJob], None]) -> None:
         """Call `listener` with every prompt that was stored. It must return at once."""
         self._on_prompt = listener
+
+    def on_share(self, listener: Callable[[Node, list[TenantId], bool], None]) -> None:
+        """Tell `listener` of each run that becomes shared or private again, in that order, with
+        the tenants that hold it. Under the lock: it must return at once."""
+        self._tree.on_share(listener)
 
     def open(self, tenants: Iterable[TenantId]) -> None:
         """Give each of `tenants` its virtual cache, so that the first request of one does not

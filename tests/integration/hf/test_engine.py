@@ -144,8 +144,8 @@ async def test_cancelled_requests_give_their_blocks_back(tiny_dir: Path, after: 
 async def test_answers_survive_memory_pressure(tiny_dir: Path, mode: Mode) -> None:
     """Many tenants on few blocks: eviction and set-backs happen, and no answer changes."""
     heard, rng = Heard(), random.Random(5)
-    # Eight blocks for each tenant, beside a quarter for the pool where there is one.
-    blocks = 32 if mode in (Mode.SELECTIVE, Mode.DECLARED) else 24
+    # Eight blocks for each tenant, beside the pool: half where verdicts are enough, or a quarter.
+    blocks = {Mode.SELECTIVE: 48, Mode.DECLARED: 32}.get(mode, 24)
     async with running(tiny_dir, mode, capacity_blocks=blocks, events=heard) as engine:
         common = prompt(engine, 2 * BLOCK)
         prompts = [

@@ -13,6 +13,7 @@ from safekv.engines.hf.engine import HFEngine
 from safekv.errors import ConfigError
 from safekv.types import Mode, TenantId
 from safekv.vault import Vault
+from support.disks import small_disk
 from support.engines import ask, idle, running, until
 from support.prompts import BLOCK, expected, prompt
 
@@ -160,6 +161,32 @@ async def test_a_disk_that_refuses_writes_loses_cache_only(tiny_dir: Path, tmp_p
         assert stats(engine).damaged
         await idle(engine)
         engine.check()
+
+
+async def test_a_full_disk_loses_cache_only(tiny_dir: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 100_000) as disk:
+        async with running(
+            tiny_dir, Mode.ISOLATED, capacity_blocks=CAPACITY, tiers=tiers(disk.path),
+            sealer=Vault.ephemeral(),
+        ) as engine:  # fmt: skip
+            tokens = prompt(engine, PROMPT)
+            truth = expected(engine, tokens, 6)
+            for _ in range(2):
+                assert (await ask(engine, "a", tokens)).text == truth
+                await push_down(engine)
+            await written(engine)
+            assert stats(engine).damaged, "the disk was never full"
+            assert not list(disk.path.rglob("*.new"))
+            # With room again, the next time the path goes down it is whole.
+            disk.resize(64 << 20)
+            for _ in range(2):
+                assert (await ask(engine, "a", tokens)).text == truth
+                await push_down(engine)
+                await written(engine)
+            healed = await ask(engine, "a", tokens)
+            assert (healed.text, healed.cached_tokens) == (truth, 12 * BLOCK)
+            await idle(engine)
+            engine.check()
 
 
 async def test_a_full_queue_drops_and_counts(tiny_dir: Path, tmp_path: Path) -> None:

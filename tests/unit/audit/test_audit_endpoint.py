@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from safekv.audit.endpoint.content import Writer
 from safekv.audit.endpoint.judge import Rules, Verdict
-from safekv.audit.endpoint.line import Place
+from safekv.audit.endpoint.line import Line, Place
 from safekv.audit.endpoint.observation import Channel, Content, Scope
 from safekv.audit.endpoint.plan import Keys, Plan
 from safekv.audit.endpoint.session import Outcome, Session
+from safekv.audit.endpoint.wire import Api, Form
 from safekv.cli.main import run
 from safekv.errors import SafeKVError
 from support.leaky_endpoint import Behaviour, endpoint
@@ -24,6 +26,7 @@ RULES = Rules(looks=1)
 PLAN = Plan(
     contents=(Content.PROSE,),
     blocks=36,
+    crowd=0,
     batch=10,
     prompt_tokens=40,
     settle_s=0.0,
@@ -79,12 +82,66 @@ def test_an_endpoint_that_slows_every_second_request_raises_no_alarm() -> None:
     assert found[Scope.OTHER, Channel.TTFT] is not Verdict.LEAK
 
 
+CROWDED = replace(PLAN, blocks=28, crowd=6)
+SLOW = Behaviour(hit_s=0.005, queue=6, tell_cached=False)
+
+
+def test_a_shared_cache_leaks_by_the_order_of_service_alone() -> None:
+    outcome = audited(replace(SLOW, group=everybody), CROWDED)
+    found = verdicts(outcome)
+    assert found[Scope.OTHER, Channel.ORDER] is Verdict.LEAK
+    assert found[Scope.OTHER, Channel.TTFT] is not Verdict.LEAK, "times were meant to be equal"
+    assert outcome.verdict is Verdict.LEAK
+
+
+def test_an_isolated_cache_is_not_betrayed_by_order() -> None:
+    outcome = audited(replace(SLOW), CROWDED)
+    found = verdicts(outcome)
+    assert found[Scope.SAME_KEY, Channel.ORDER] is Verdict.LEAK, "the own cache must show"
+    assert found[Scope.NEGATIVE, Channel.ORDER] is Verdict.NO_LEAK
+    assert found[Scope.OTHER, Channel.ORDER] is not Verdict.LEAK
+
+
+@pytest.mark.parametrize("unsteady_every", [0, 4])
+def test_answers_that_change_on_a_hit_leak(unsteady_every: int) -> None:
+    behaviour = Behaviour(group=everybody, drifts=True, unsteady_every=unsteady_every)
+    assert verdicts(audited(behaviour))[Scope.OTHER, Channel.DRIFT] is Verdict.LEAK
+
+
+def test_answers_that_change_by_themselves_do_not() -> None:
+    outcome = audited(Behaviour(drifts=True, unsteady_every=3))
+    found = verdicts(outcome)
+    assert found[Scope.SAME_KEY, Channel.DRIFT] is Verdict.LEAK, "the own key's hits must show"
+    assert found[Scope.OTHER, Channel.DRIFT] is not Verdict.LEAK
+
+
+def test_a_line_keeps_its_connection() -> None:
+    behaviour = Behaviour()
+    with endpoint(behaviour) as url, Line(Place(url, "mock"), Form(Api.CHAT), "key-a") as line:
+        for number in range(4):
+            assert line.ask(f"text {number}").outcome == "200"
+    assert behaviour.connections == 1
+
+
+def test_a_refused_request_takes_the_places_of_its_crowd() -> None:
+    outcome = audited(Behaviour(limit_every=7), CROWDED)
+    places = [f.samples for f in outcome.findings if f.channel is Channel.ORDER]
+    assert outcome.verdict is not Verdict.LEAK
+    assert all(count < PLAN.blocks // 2 for count in places)
+
+
+@pytest.mark.parametrize("crowd", [1, 4, 65, -1])
+def test_a_crowd_of_an_impossible_size_is_refused(crowd: int) -> None:
+    with pytest.raises(SafeKVError, match="crowd is"):
+        Plan(crowd=crowd)
+
+
 def test_without_a_cache_nothing_is_concluded() -> None:
     assert audited(Behaviour(caching=False)).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_leak_smaller_than_what_could_be_seen_is_not_called_absent() -> None:
-    few = Plan(contents=(Content.PROSE,), blocks=6, settle_s=0, rate_per_s=0, rules=RULES)
+    few = Plan(contents=(Content.PROSE,), blocks=6, crowd=0, settle_s=0, rate_per_s=0, rules=RULES)
     assert audited(Behaviour(), few).verdict is Verdict.INCONCLUSIVE
 
 
@@ -111,6 +168,7 @@ def test_contents_meant_to_be_shared_are_measured_and_not_judged() -> None:
         contents=(Content.TEMPLATE,),
         shared=frozenset({Content.TEMPLATE}),
         blocks=36,
+        crowd=0,
         settle_s=0,
         rate_per_s=0,
         rules=RULES,
@@ -125,8 +183,10 @@ def test_every_prompt_is_probed_once_and_controls_are_new() -> None:
     audited(behaviour)
     texts = [json.dumps(body["messages"]) for body in behaviour.bodies]
     counts = [texts.count(text) for text in set(texts)]
-    assert set(counts) == {1, 2}
-    assert counts.count(2) == 2 * PLAN.blocks, "own and other's prompts: one prime, one probe each"
+    again = PLAN.blocks // 2
+    assert set(counts) == {1, 2, 3}, "a prime, a probe, and in every second round once more"
+    assert counts.count(3) == 2 * again, "own and other's prompts"
+    assert counts.count(2) == 2 * (PLAN.blocks - again) + 2 * again, "and those nobody primed"
 
 
 @pytest.mark.parametrize(
@@ -189,6 +249,7 @@ def leaky() -> Iterator[str]:
 
 
 QUICK = ["--content", "prose", "--blocks", "20", "--settle", "0", "--rate", "0", "--looks", "1"]
+QUICK += ["--crowd", "0"]
 KEYS_OF_A_FINDING = {
     *("scope", "content", "channel", "verdict", "auc", "auc_ci", "tpr_at_fpr", "ks_p"),
     *("minimal_detectable_auc", "samples"),
@@ -229,7 +290,7 @@ def test_a_dry_run_sends_nothing(key_files: list[str], capsys: pytest.CaptureFix
     shown = json.loads(capsys.readouterr().out)
     assert set(shown["example_prompts"]) == {content.value for content in Content}
     assert run(["audit", nowhere, *key_files, "--dry-run"]) == 0
-    assert "requests at most: 2529" in capsys.readouterr().out
+    assert "requests at most: 5237" in capsys.readouterr().out
 
 
 def test_wrong_use_is_told_without_the_key(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from safekv.bench.traces import Trace, read_trace
+from safekv.bench.traces import Trace, read_trace, synthetic
 from safekv.errors import ConfigError
 
 
@@ -187,3 +187,29 @@ def test_a_truncated_gzip_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no gzip at all")
     with pytest.raises(ConfigError, match="not a readable gzip file"):
         read_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "public", "common"), [("documents", 44, 4), ("system", 16, 16), ("agents", 0, 0)]
+)
+def test_a_made_up_trace_has_its_shape_and_is_the_same_again(
+    name: str, public: int, common: int
+) -> None:
+    trace, again = synthetic(name, 10, 200), synthetic(name, 10, 200)
+    assert trace.requests == again.requests != synthetic(name, 10, 200, seed=2).requests
+    assert len(trace.requests) >= 200
+    times = [request.time_s for request in trace.requests]
+    assert times == sorted(times)
+    starts = {tuple(each)[:common] for each in numbers(trace)}
+    assert len(starts) == 1, "all begin alike"
+    longest: dict[str | None, list[int]] = {}
+    for request, ids in zip(trace.requests, numbers(trace), strict=True):
+        assert request.public_blocks == public
+        before = longest.setdefault(request.conversation, ids)
+        assert ids[: len(before)] == before, "a turn continues the one before"
+        longest[request.conversation] = ids
+
+
+def test_a_shape_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there is no synthetic trace nothing"):
+        synthetic("nothing", 1)

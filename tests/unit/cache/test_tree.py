@@ -193,11 +193,11 @@ def put_apart(both: Lockstep) -> Node:
     [
         (lambda tree, node: tree._at.hold(node, tree._ledger.pool, 1), "below a private one"),
         (lambda tree, node: tree._at.hold(node, tree._ledger.get(B), 1), "holders grow"),
-        (lambda tree, node: setattr(node, "owner", None), "nobody holds|miscounts"),
+        (lambda tree, node: setattr(node, "holds", {}), "nobody holds|miscounts"),
         (lambda tree, node: setattr(node, "blocks", node.blocks * 2), "disagree"),
         (lambda tree, node: setattr(node, "key", node.key[::-1]), "wrong key|disagree"),
         (lambda tree, node: setattr(node, "blocks", node.parent.blocks), "stored twice"),
-        (lambda tree, node: setattr(node, "steps", [(1, 9)]), "do not fall along"),
+        (lambda tree, node: node.set_uses(0, [(1, 9)]), "do not fall along"),
         (lambda tree, node: setattr(tree._at, "blocks", 1), "counters disagree"),
         (lambda tree, node: setattr(tree._ledger.get(A), "charged_blocks", 1), "charged for"),
         (lambda tree, node: tree._ledger.get(A).remove(node), "does not wait"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safekv.engines.hf.tiers.queue import DiskQueue, Read, Write
 from safekv.engines.hf.tiers.restore import paths
 from safekv.types import BlockId, TenantId
 from safekv.vault import Vault
+from support.disks import small_disk
 
 A, B = TenantId("a"), TenantId("../b")
 KV, TOKENS = bytes(range(64)), b"tokens of a block"
@@ -148,3 +150,25 @@ def test_a_write_that_fails_is_told_and_leaves_no_file(tmp_path: Path) -> None:
     (failed,) = queue.take_failed()
     assert failed.block == BlockId(1)
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [it._of(A)]
+
+
+def test_a_full_disk_keeps_what_it_has_and_nothing_half_written(tmp_path: Path) -> None:
+    kv = bytes(16 * 1024)
+    with small_disk(tmp_path / "disk", 64 * 1024) as disk:
+        it = BlockFiles(disk.path, MODEL, VAULT, len(kv), len(TOKENS))
+        refused = list[int | None]()
+        for n in range(1, 9):
+            try:
+                it.write(A, about(n), kv)
+            except OSError as error:
+                refused.append(error.errno)
+        assert set(refused) == {errno.ENOSPC}
+        written = [found for _, found in it.scan(A)[0]]
+        assert 1 <= len(written) < 8
+        assert len([file for file in disk.path.rglob("*") if file.is_file()]) == len(written)
+        out = bytearray(len(kv))
+        for found in written:
+            it.read(A, found, memoryview(out))
+        it.remove(A, written[0].name)
+        it.write(A, about(9), kv)
+        it.read(A, about(9), memoryview(out))

@@ -29,6 +29,14 @@ CHANNEL_FIXES: Final = {
     Channel.CACHED: "Usage fields tell of others' cache hits: count a tenant's own hits only.",
     Channel.USAGE: "A usage field differs with others' prompts: remove it at the gateway.",
     Channel.HEADERS: "A response header differs with others' prompts: strip it at the gateway.",
+    Channel.ORDER: (
+        "Requests that hit another tenant's cache are served first: schedule by the caller's own"
+        " cache alone, or first come, first served (SGLang: `--schedule-policy fcfs`)."
+    ),
+    Channel.DRIFT: (
+        "Answers change with others' prompts: a hit computes in another order than a miss. Use"
+        " batch-invariant kernels, or a cache per tenant."
+    ),
     Channel.ERRORS: "Errors or limits differ with others' prompts: bill and limit by length alone.",
 }
 INCONCLUSIVE: Final = (

@@ -20,6 +20,7 @@ TIMED: Final[dict[Channel, Reader]] = {
     Channel.TTFT: lambda seen: seen.ttft_s,
     Channel.TOTAL: lambda seen: seen.total_s,
     Channel.PACE: lambda seen: seen.inter_token_s,
+    Channel.ORDER: lambda seen: seen.rank,
 }
 CACHED_FIELDS: Final = frozenset(
     {"cached_tokens", "cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_content_tokens"}
@@ -50,6 +51,8 @@ def read(channel: Channel, pairs: Sequence[Pair], *, draws: int, seed: int) -> R
         return _cached(pairs)
     if channel is Channel.USAGE:
         return _usage(pairs)
+    if channel is Channel.DRIFT:
+        return _drift(pairs)
     if channel is Channel.HEADERS:
         return _headers(pairs, seed=seed)
     primed, control = zip(*((p.primed.outcome, p.control.outcome) for p in pairs), strict=True)
@@ -83,6 +86,14 @@ def _cached(pairs: Sequence[Pair]) -> Reading | None:
     if not primed.size:
         return None
     return Reading(larger_p(primed, control), -primed, -control, primed.size, counted=True)
+
+
+def _drift(pairs: Sequence[Pair]) -> Reading | None:
+    """Does a primed prompt's first answer already read like the answers from a cache?"""
+    primed, control = _arms(lambda seen: seen.changed, pairs)
+    if not primed.size:
+        return None
+    return Reading(larger_p(control, primed), primed, control, primed.size, counted=True)
 
 
 def _usage(pairs: Sequence[Pair]) -> Reading | None:

@@ -6,7 +6,7 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
@@ -83,6 +83,7 @@ class Line:
         self._interval_s = interval_s
         self._wait = wait
         self._next_s = 0.0
+        self._reads_on = True
         self.requests = 0
         self.waited_for_limits = 0
         headers = {"Accept-Encoding": "identity"}
@@ -146,14 +147,28 @@ class Line:
         if response.status_code != 200:
             return
         if "event-stream" in attempt.headers.get("content-type", ""):
-            for data in events(_bounded(response)):
+            lines = _bounded(response)
+            for data in events(lines):
                 attempt.answer.take_event(data, self._now())
             if attempt.answer.end_s is None and not attempt.answer.text_at_s:
                 raise NotAnAnswer("a stream without text")
             attempt.answer.end_s = self._now()
+            self._read_on(lines)
             return
         whole = "\n".join(_bounded(response))
         attempt.answer.take_whole(whole, self._now())
+
+    def _read_on(self, lines: Iterator[str]) -> None:
+        """Read what stands behind the last event, so that the connection can be used again.
+
+        An endpoint that does not end there is not waited for a second time.
+        """
+        if self._reads_on:
+            try:
+                for _ in lines:
+                    pass
+            except (httpx.HTTPError, NotAnAnswer):
+                self._reads_on = False
 
     def _keep_pace(self) -> None:
         late_s = self._next_s - self._now()
@@ -177,7 +192,7 @@ class Line:
         self.close()
 
 
-def _bounded(response: httpx.Response) -> Any:
+def _bounded(response: httpx.Response) -> Iterator[str]:
     """The lines of an answer. Raises `NotAnAnswer` for one that does not end."""
     size = 0
     for line in response.iter_lines():
@@ -200,6 +215,8 @@ def _observation(outcome: str, attempt: _Attempt, failure: str) -> Observation:
         answer.pace_s,
         answer.usage,
         attempt.headers,
+        first,
+        answer.digest,
     )
 
 

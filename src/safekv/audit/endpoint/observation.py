@@ -34,10 +34,12 @@ class Channel(Enum):
     TTFT = "ttft"
     TOTAL = "total-latency"
     PACE = "inter-token"
+    ORDER = "served-order"
     CACHED = "cached-tokens"
     USAGE = "usage"
     HEADERS = "headers"
     ERRORS = "errors"
+    DRIFT = "output-drift"
 
 
 CONTROL_SCOPES = frozenset({Scope.SAME_KEY, Scope.NEGATIVE})
@@ -49,6 +51,9 @@ class Observation:
 
     `outcome` is the first attempt's HTTP status, or the name of what went wrong. `usage` holds
     every number of the answer's usage by its path, `headers` the answer's headers in lower case.
+    `first_at_s` is the moment of the first text by the audit's clock, and `digest` a keyed hash
+    of the text. `rank` is the place, from 1, among requests sent at once, and `changed` whether
+    the same prompt was answered otherwise when asked for again: both set by who compares.
     """
 
     outcome: str
@@ -57,6 +62,10 @@ class Observation:
     inter_token_s: float | None = None
     usage: Mapping[str, float] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    first_at_s: float | None = None
+    digest: bytes = field(default=b"", repr=False)
+    rank: int | None = None
+    changed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Final
 
 from safekv.audit.endpoint.judge import Rules
 from safekv.audit.endpoint.observation import Content, Scope
 from safekv.audit.endpoint.wire import Api
 from safekv.errors import ConfigError
+
+CROWD_EVERY: Final = 2
+"""Of so many rounds one has a crowd and one asks again: these cost more than the rest."""
+
+LEAST_CROWD: Final = 5
+LARGEST_CROWD: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +56,15 @@ class Plan:
     In each of `blocks` rounds every content's arms are probed once, in random order. Prompts of
     `batch` rounds are primed together, and `settle_s` later probed: a cache that shares at
     intervals needs that long. `shared` contents are meant to be shared: measured, not judged.
+    In every second round `crowd` requests go out at once for each content, to see in which order
+    they are served (0 leaves that out); in the others each probe is sent again, to see whether
+    its answer changes.
     """
 
     contents: tuple[Content, ...] = tuple(Content)
     shared: frozenset[Content] = frozenset()
     blocks: int = 60
+    crowd: int = 8
     batch: int = 5
     warm_up: int = 3
     prompt_tokens: int = 256
@@ -69,6 +81,10 @@ class Plan:
         for name, minimum in (least | {"prompt_tokens": 16}).items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"{name} is {getattr(self, name)}", f"use at least {minimum}")
+        if self.crowd and not LEAST_CROWD <= self.crowd <= LARGEST_CROWD:
+            raise ConfigError(
+                f"crowd is {self.crowd}", f"use {LEAST_CROWD} to {LARGEST_CROWD}, or 0 for none"
+            )
         for name in ("settle_s", "rate_per_s", "timeout_s"):
             if not 0 <= getattr(self, name) < 3600:
                 raise ConfigError(f"{name} is {getattr(self, name)}", "use 0 to 3600")
@@ -85,7 +101,10 @@ class Plan:
         primes = len(claims) + 2
         probes = len(claims) + 3 + (Scope.ANONYMOUS in claims)
         lines = 2 + len(claims)
-        return self.blocks * len(self.contents) * (primes + probes) + self.warm_up * lines
+        crowds = math.ceil(self.blocks / CROWD_EVERY) if self.crowd else 0
+        crowd = crowds * (primes - (Scope.ANONYMOUS in claims) + self.crowd)
+        each = self.blocks * (primes + probes) + self.blocks // CROWD_EVERY * probes + crowd
+        return each * len(self.contents) + self.warm_up * lines + self.crowd
 
     def look_ends(self) -> tuple[int, ...]:
         """After how many rounds the data are judged."""

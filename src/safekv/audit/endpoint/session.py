@@ -12,12 +12,14 @@ from typing import Any, Final
 from scipy import stats
 
 from safekv.attack.target import TargetError
+from safekv.audit.endpoint.arms import CONTROL, Arm, Ranks, Round, pairs
 from safekv.audit.endpoint.content import Writer
+from safekv.audit.endpoint.crowd import Crowd, places
 from safekv.audit.endpoint.judge import Finding, Judge, Place, Verdict, overall
 from safekv.audit.endpoint.line import Line, Now
 from safekv.audit.endpoint.line import Place as Address
 from safekv.audit.endpoint.observation import Channel, Content, Observation, Pair, Scope
-from safekv.audit.endpoint.plan import Keys, Plan
+from safekv.audit.endpoint.plan import CROWD_EVERY, Keys, Plan
 from safekv.audit.endpoint.preflight import (
     REFUSED_KEY,
     clock_step_s,
@@ -33,10 +35,6 @@ from safekv.audit.endpoint.wire import Form
 FIRST_WORDS: Final = 24
 MOST_FAILED: Final = 0.2
 LEAST_TO_GIVE_UP: Final = 20
-CONTROL: Final = None
-Arm = tuple[Scope | None, Content, bool]
-"""A scope, or `None` for the control arm; a content; and whether it is probed without a key."""
-
 Hear = Callable[[int, int], None]
 """Told how many requests are done, and of at most how many."""
 
@@ -117,14 +115,18 @@ class Session:
         }
         if self._keys.anonymous:
             self._lines[Scope.ANONYMOUS] = stack.enter_context(self._line(None))
+        self._crowd = None
+        if self._plan.crowd:
+            crowd = Crowd(self._plan.crowd, lambda: self._line(self._keys.own, 0.0))
+            self._crowd = stack.enter_context(crowd)
 
-    def _line(self, key: str | None) -> Line:
+    def _line(self, key: str | None, interval_s: float | None = None) -> Line:
         plan = self._plan
         return Line(
             self._address,
             Form(plan.api),
             key,
-            interval_s=plan.interval_s,
+            interval_s=plan.interval_s if interval_s is None else interval_s,
             wait=self._pause,
             now=self._now,
         )
@@ -155,6 +157,9 @@ class Session:
                     break
                 if seen.total_s is not None:
                     shortest_s = min(shortest_s, seen.ttft_s or seen.total_s)
+        if self._crowd is not None:
+            self._crowd.use(self._lines[Scope.SAME_KEY].form)
+            self._together([self._text(content) for _ in range(self._crowd.size)], content)
         if shortest_s == float("inf"):
             raise TargetError("no warm-up request was answered", "look into the server's log")
         require_fine_clock(self._clock_step_s, shortest_s)
@@ -186,17 +191,30 @@ class Session:
         """Prime the prompts of some rounds in random order, let them settle, and probe them."""
         contents = self._open_contents()
         # All texts are written beforehand: nothing but the order may differ between the arms.
-        written = [self._texts(contents) for _ in range(rounds)]
-        jobs = [(texts, arm) for texts in written for arm in texts if arm[0] is not CONTROL]
+        written = [self._new_round(contents, self._rounds + n) for n in range(rounds)]
+        jobs = [
+            (texts, arm)
+            for one in written
+            for texts in (one.texts, one.crowd)
+            for arm in texts
+            if arm[0] is not CONTROL
+        ]
         self._rng.shuffle(jobs)
         for texts, arm in jobs:
             self._prime(arm, texts)
         self._pause(self._plan.settle_s)
-        for texts in written:
+        for one in written:
             self._rng.shuffle(contents)
             for content in contents:
-                self._probe_content(content, texts)
+                self._probe_content(content, one)
             self._rounds += 1
+
+    def _new_round(self, contents: Sequence[Content], number: int) -> Round:
+        crowded = self._crowd is not None and number % CROWD_EVERY == 0
+        crowd = self._texts(contents) if crowded else {}
+        # A crowd has one key, so it looks at what keys see.
+        keyed = {arm: text for arm, text in crowd.items() if not arm[2]}
+        return Round(self._texts(contents), keyed, number % CROWD_EVERY == 1)
 
     def _texts(self, contents: Sequence[Content]) -> dict[Arm, str]:
         """New prompts for all arms of one round."""
@@ -231,15 +249,34 @@ class Session:
         # Anonymous probes look for what somebody with a key sent, and so does the control.
         return self._lines.get(Scope.OTHER, self._lines[Scope.SAME_KEY])
 
-    def _probe_content(self, content: Content, texts: dict[Arm, str]) -> None:
+    def _probe_content(self, content: Content, one: Round) -> None:
         """Probe all arms of one content once, in random order, and keep the pairs."""
-        arms = [arm for arm in texts if arm[1] is content]
+        arms = [arm for arm in one.texts if arm[1] is content]
         self._rng.shuffle(arms)
-        seen = {arm: self._probe(arm, texts[arm]) for arm in arms}
-        for (scope, _, without_key), primed in seen.items():
-            if scope is not CONTROL:
-                pair = Pair(primed, seen[CONTROL, content, without_key])
-                self._pairs[scope, content].append(pair)
+        seen = {arm: self._probe(arm, one.texts[arm]) for arm in arms}
+        self._rng.shuffle(arms)
+        again = {arm: self._probe(arm, one.texts[arm]) for arm in arms} if one.again else {}
+        ranks = self._probe_together(content, one)
+        for place, pair in pairs(seen, again, ranks):
+            self._pairs[place].append(pair)
+
+    def _probe_together(self, content: Content, one: Round) -> Ranks:
+        """Probe the crowd's prompts of one content at once, among new ones, on connections drawn
+        at random; the places in which they were served, if those say anything."""
+        prompts = {arm[0]: text for arm, text in one.crowd.items() if arm[1] is content}
+        if self._crowd is None or CONTROL not in prompts:
+            return {}
+        fillers = [self._text(content) for _ in range(self._crowd.size - len(prompts))]
+        return places(prompts, self._together([*prompts.values(), *fillers], content))
+
+    def _together(self, texts: list[str], content: Content) -> dict[str, Observation]:
+        assert self._crowd is not None, "there is nobody to ask"
+        self._rng.shuffle(texts)
+        answers = self._crowd.ask(texts)
+        for seen in answers:
+            self._sent(content, seen)
+        self._pause(self._crowd.size * self._plan.interval_s)
+        return dict(zip(texts, answers, strict=True))
 
     def _probe(self, arm: Arm, text: str) -> Observation:
         scope, content, without_key = arm
@@ -272,7 +309,9 @@ class Session:
         return Outcome(verdict, reason, findings, self._environment(seconds))
 
     def _environment(self, seconds: float) -> dict[str, Any]:
-        plan, lines = self._plan, self._lines.values()
+        plan = self._plan
+        crowd = () if self._crowd is None else (self._crowd,)
+        lines = [*self._lines.values(), *crowd]
         return {
             "model": self._address.model,
             "api": plan.api.value,
@@ -281,6 +320,7 @@ class Session:
             "contents": [content.value for content in plan.contents],
             "meant_to_be_shared": sorted(content.value for content in plan.shared),
             "rounds": self._rounds,
+            "crowd": plan.crowd,
             "requests": sum(line.requests for line in lines),
             "failed_requests": self._failed,
             "waits_for_rate_limits": sum(line.waited_for_limits for line in lines),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +13,8 @@ from itertools import pairwise
 from typing import Any, Final
 
 DONE: Final = "[DONE]"
+DIGEST_KEY: Final = os.urandom(32)
+"""Answers are compared, never kept: a digest says nothing outside this process."""
 
 
 class Api(Enum):
@@ -55,11 +59,20 @@ class Answer:
     """The parts of an answer an audit looks at, filled while it arrives.
 
     `text_at_s` are the moments at which pieces of text came, by the clock of whoever fills it.
+    The text itself goes into a keyed hash, and nowhere else.
     """
 
     usage: dict[str, float] = field(default_factory=dict)
     text_at_s: list[float] = field(default_factory=list)
     end_s: float | None = None
+    _hash: hashlib.blake2b = field(
+        default_factory=lambda: hashlib.blake2b(key=DIGEST_KEY, digest_size=16), repr=False
+    )
+
+    @property
+    def digest(self) -> bytes:
+        """A keyed hash of all text so far, 16 bytes."""
+        return self._hash.digest()
 
     @property
     def first_s(self) -> float | None:
@@ -81,8 +94,9 @@ class Answer:
             raise NotAnAnswer("an event without 'choices'")
         self.usage |= dict(numbers(event.get("usage")))
         for choice in choices:
-            if _piece(choice):
+            if piece := _piece(choice):
                 self.text_at_s.append(at_s)
+                self._hash.update(piece.encode("utf-8", "replace"))
             if isinstance(choice, Mapping) and choice.get("finish_reason"):
                 self.end_s = at_s
 
@@ -93,6 +107,8 @@ class Answer:
         if not isinstance(answer.get("choices"), list) or not answer["choices"]:
             raise NotAnAnswer("an answer without 'choices'")
         self.usage |= dict(numbers(answer.get("usage")))
+        for choice in answer["choices"]:
+            self._hash.update(_whole(choice).encode("utf-8", "replace"))
         self.end_s = at_s
 
 
@@ -135,13 +151,22 @@ def _require_no_error(answer: Mapping[str, Any]) -> None:
         raise NotAnAnswer("an error inside the answer")
 
 
-def _piece(choice: object) -> bool:
-    """Whether a choice of a stream's event carries text, thoughts included."""
+def _piece(choice: object) -> str:
+    """The text that a choice of a stream's event carries, thoughts included."""
     if not isinstance(choice, Mapping):
         raise NotAnAnswer("a choice that is no object")
     delta = choice.get("delta")
-    if isinstance(delta, Mapping):
-        return bool(
-            delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
-        )
-    return bool(choice.get("text"))
+    return _said(delta) if isinstance(delta, Mapping) else str(choice.get("text") or "")
+
+
+def _whole(choice: object) -> str:
+    """The text of a choice of an answer that came at once; of anything else, nothing."""
+    if not isinstance(choice, Mapping):
+        return ""
+    message = choice.get("message")
+    return _said(message) if isinstance(message, Mapping) else str(choice.get("text") or "")
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    names = ("content", "reasoning_content", "reasoning")
+    return next((str(message[name]) for name in names if message.get(name)), "")

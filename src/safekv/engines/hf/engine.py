@@ -18,6 +18,7 @@ from safekv.detect.cascade import Cascade
 from safekv.detect.config import DetectConfig
 from safekv.detect.worker import DetectionWorker
 from safekv.engines.base import Chunk, DeclaredText, GenerationRequest
+from safekv.engines.declared import declared_tokens
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.load import LoadedModel, load
 from safekv.engines.hf.loop import LatestOutput, SelectiveLoop
@@ -146,19 +147,7 @@ class HFEngine:
         self.warden.tick()
 
     def _encode_declared(self, one: DeclaredText) -> list[int]:
-        """The tokens that every prompt with the declared text begins with; none if it fails."""
-        if not one.system:
-            return self.encode(one.text)
-        system = {"role": "system", "content": one.text}
-        try:
-            first, second = (
-                self.encode_chat([system, {"role": "user", "content": text}]) for text in "ab"
-            )
-        except RequestError as error:
-            log.error("a declared system message is not shared: %s", error.message)
-            return []
-        same = (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-        return first[: next(same, 0)]
+        return declared_tokens(one, self.encode, self.encode_chat)
 
     async def stop(self, drain_s: float) -> None:
         """Let the loop finish for `drain_s` seconds, then end it. Safe to call twice."""

@@ -1,0 +1,1 @@
+"""What a vLLM server loads. Importing this package imports neither vLLM nor torch."""
