@@ -138,7 +138,7 @@ def test_scan_of_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None
 
 def test_scan_asks_stage_2_too_unless_told_not_to() -> None:
     pytest.importorskip("onnxruntime")
-    text = b"My name is Margaret Holloway and I live in Bridgeport."
+    text = b"The defendant, Rajesh Venkataraman, had never met Ms Castellanos."
     both = run("scan", "-", "--json", stdin=text)
     assert "classifier" in {json.loads(line)["stage"] for line in both.stdout.splitlines()}
     assert run("scan", "--rules-only", "-", stdin=text).exit_code == 0
