@@ -40,6 +40,14 @@ class Profile(Enum):
     ANONYMOUS = "anonymous"
 
 
+class Release(Enum):
+    """When the first token of an answer goes out: as soon as it is there, or when it would have
+    been had only the tenant's own and declared blocks been found."""
+
+    IMMEDIATE = "immediate"
+    MASKED = "masked"
+
+
 class Tier(Enum):
     """Where blocks lie, from the fastest to the largest."""
 

@@ -95,13 +95,14 @@ async def running(
     declared: Callable[[], Sequence[DeclaredText] | None] = lambda: None,
     tiers: TiersConfig | None = None,
     sealer: Sealer | None = None,
+    warden: WardenConfig | None = None,
 ) -> AsyncIterator[HFEngine]:
     engine = HFEngine(
         "test",
         source,
         engine=HFConfig(device="cpu", dtype="float32", max_batch_tokens=max_batch_tokens),
         cache=CacheConfig(capacity_blocks=capacity_blocks),
-        warden=WardenConfig(mode=mode, epoch_s=0.05),
+        warden=warden or WardenConfig(mode=mode, epoch_s=0.05),
         detect=DetectConfig(),
         detector=detector or ClearAll(),
         events=events,

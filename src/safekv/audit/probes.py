@@ -34,9 +34,13 @@ def _world(
     return World(config, [VICTIM, READER, *CROWD], judge=judge, safeguard=safeguard)
 
 
-def _anonymous(**settings: int) -> WardenConfig:
-    fields = {"threshold_low": 3, "threshold_width": 2, **settings}
-    return WardenConfig(mode=Mode.SELECTIVE, profile=Profile.ANONYMOUS, **fields)
+def _anonymous(contributions_per_window: int = 4096) -> WardenConfig:
+    return WardenConfig(
+        profile=Profile.ANONYMOUS,
+        threshold_low=3,
+        threshold_width=2,
+        contributions_per_window=contributions_per_window,
+    )
 
 
 def _found(world: World, prompt: Prompt = TEXT, tenant: TenantId = READER) -> int:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from safekv.audit import collusion, threshold, two_world
+from safekv.audit import collusion, scheduling, threshold, two_world
 from safekv.audit.claims import CLAIMS, Claim, Findings
 from safekv.audit.probes import Outcome
 from safekv.audit.threshold import ThresholdPlan
+from safekv.audit.two_world import Comparison
 
 Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditPlan:
-    """`programs` per mode, `plays` of the threshold attack, `accounts` that collude."""
+    """`programs` per mode, `plays` of the threshold attack, `accounts` that collude, and
+    `served` programs per mode against the engine's own scheduler."""
 
     programs: int = 150
+    served: int = 12
     plays: int = 1200
     accounts: tuple[int, ...] = (1, 2, 10)
     seed: int = 1
@@ -25,8 +28,10 @@ class AuditPlan:
     @property
     def steps(self) -> int:
         """How many steps a run reports."""
-        attacks = len(self.accounts) * 4
-        return len(two_world.SETTINGS) * self.programs + 2 * self.plays + attacks + len(CLAIMS)
+        programs = (len(two_world.SETTINGS) + 1) * self.programs
+        if scheduling.available():
+            programs += (len(scheduling.MODES) + 1) * self.served
+        return programs + 3 * self.plays + len(self.accounts) * 4 + len(CLAIMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Audit:
 
     findings: Findings
     checked: tuple[Checked, ...]
+    skipped: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -63,14 +69,9 @@ class Audit:
                 }
                 for one in self.checked
             ],
-            "two_world": {
-                mode: {
-                    "programs": row.programs,
-                    "observations": row.observations,
-                    "differences": row.differences,
-                }
-                for mode, row in self.findings.two_world.items()
-            },
+            "two_world": _rows(self.findings.two_world),
+            "scheduler": _rows(self.findings.served or {}),
+            "skipped": list(self.skipped),
             "threshold": {
                 "advantage": crowd.measured.value,
                 "ci_low": crowd.measured.low,
@@ -78,6 +79,17 @@ class Audit:
                 "bound": crowd.bound,
             },
         }
+
+
+def _rows(found: Mapping[str, Comparison]) -> dict[str, dict[str, int]]:
+    return {
+        mode: {
+            "programs": row.programs,
+            "observations": row.observations,
+            "differences": row.differences,
+        }
+        for mode, row in found.items()
+    }
 
 
 def run(plan: AuditPlan, report: Report) -> Audit:
@@ -97,9 +109,16 @@ def run(plan: AuditPlan, report: Report) -> Audit:
         threshold.advantage(ThresholdPlan(accounts=100, plays=plan.plays), step),
         threshold.advantage(ThresholdPlan(accounts=7, plays=plan.plays), step),
         tuple(collusion.run(plan.accounts, step)),
+        threshold.renewal(ThresholdPlan(accounts=8, plays=plan.plays), step),
+        two_world.as_isolated(plan.programs, plan.seed, step),
+        scheduling.run(plan.served, plan.seed, step),
     )
-    checked = []
+    checked, skipped = list[Checked](), list[str]()
     for claim in CLAIMS:
-        checked.append(Checked(claim, claim.check(findings)))
+        outcome = claim.check(findings)
+        if outcome is None:
+            skipped.append(claim.id)
+        else:
+            checked.append(Checked(claim, outcome))
         step()
-    return Audit(findings, tuple(checked))
+    return Audit(findings, tuple(checked), tuple(skipped))

@@ -64,6 +64,42 @@ def first_hit(plan: ThresholdPlan, victim_sent: bool) -> int | None:
     return None
 
 
+def renewed_hit(plan: ThresholdPlan, victim_sent: bool) -> bool:
+    """Whether the last of L accounts finds the guess in a window in which the victim and the first
+    L - 2 accounts only used again what they computed in the window before.
+
+    In that earlier window at most L - 1 tenants computed it, so it was private whatever T was.
+    """
+    config = WardenConfig(
+        profile=Profile.ANONYMOUS,
+        threshold_low=plan.low,
+        threshold_width=plan.width,
+        window_epochs=2,
+    )
+    accounts = [TenantId(f"sybil-{n}") for n in range(plan.low)]
+    world = World(config, [VICTIM, *accounts], quota_blocks=2, pool_blocks=2)
+    senders = [*((VICTIM,) if victim_sent else ()), *accounts[:-2]]
+    for tenant in senders:
+        world.send(tenant, GUESS)
+    world.tick()
+    world.tick()  # a new window
+    for tenant in (*senders, accounts[-2]):
+        world.send(tenant, GUESS)
+    world.tick()
+    return world.send(accounts[-1], GUESS).waited_tokens < len(GUESS)
+
+
+def renewal(plan: ThresholdPlan, report: Callable[[], None]) -> Advantage:
+    """The same attack over two windows, on contributions that are renewed by use."""
+    says = [0, 0]
+    for _ in range(plan.plays):
+        for sent in (False, True):
+            says[sent] += renewed_hit(plan, sent)
+        report()
+    measured = difference((says[True], plan.plays), (says[False], plan.plays))
+    return Advantage(measured, plan.bound, plan.plays)
+
+
 def advantage(plan: ThresholdPlan, report: Callable[[], None]) -> Advantage:
     """Play the best attack there is against the real warden, in both worlds.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from safekv.audit.program import (
@@ -19,7 +19,7 @@ from safekv.audit.program import (
     vetoes_secrets,
 )
 from safekv.audit.world import Judge, Prompt, Seen, World, everything_clean
-from safekv.types import Mode, Profile
+from safekv.types import Mode, Profile, Release
 from safekv.warden import Keys, WardenConfig
 
 Report: TypeAlias = Callable[[], None]
@@ -44,6 +44,7 @@ PAPER: Final = WardenConfig(mode=Mode.SELECTIVE, profile=Profile.PAPER)
 CROWD: Final = WardenConfig(
     mode=Mode.SELECTIVE, profile=Profile.ANONYMOUS, threshold_low=2, threshold_width=2
 )
+MASKED: Final = replace(PAPER, release=Release.MASKED)
 FEW: Final = WardenConfig(
     mode=Mode.SELECTIVE,
     profile=Profile.ANONYMOUS,
@@ -56,6 +57,7 @@ SETTINGS: Final = {
     "declared": Setting(WardenConfig(mode=Mode.DECLARED), everything_clean, CONTENT),
     "vetoed-paper": Setting(PAPER, vetoes_secrets, CONTENT),
     "vetoed-anonymous": Setting(CROWD, vetoes_secrets, CONTENT),
+    "masked-paper": Setting(MASKED, everything_clean, ALL, declared=()),
     "anonymous-below-threshold": Setting(FEW, everything_clean, ALL, declared=()),
     "unsafe-global": Setting(WardenConfig(mode=Mode.UNSAFE_GLOBAL), everything_clean, ALL),
 }
@@ -88,6 +90,24 @@ def compare(setting: Setting, programs: int, seed: int, report: Report) -> Compa
         observations += len(without)
         differences += without != with_secret
         promotions += promoted or promoted_too
+        report()
+    return Comparison(programs, observations, differences, promotions)
+
+
+def as_isolated(programs: int, seed: int, report: Report) -> Comparison:
+    """Run programs with masked release and in `isolated`, and compare all that the attacker
+    observes: with the one it must see what it sees in the other."""
+    masked = SETTINGS["masked-paper"]
+    isolated = replace(SETTINGS["isolated"], declared=masked.declared)
+    observations = differences = promotions = 0
+    for n in range(programs):
+        rng = random.Random(f"alike:{seed}:{n}")  # noqa: S311 - a test program, not a key
+        program, keys = random_program(rng, masked.others), Keys()
+        view, promoted = _play(masked, program, program.with_secret, keys)
+        truth, _ = _play(isolated, program, program.with_secret, keys)
+        observations += len(view)
+        differences += view != truth
+        promotions += promoted
         report()
     return Comparison(programs, observations, differences, promotions)
 

@@ -25,6 +25,15 @@ def everything_clean(block: Sequence[int]) -> Verdict:
     return Verdict.SHAREABLE
 
 
+def verdicts(judge: Judge, job: PromptJob) -> list[Verdict] | None:
+    """What `judge` says of each full block, `None` if it gives no answer to one."""
+    tokens = unpack_tokens(job.tokens)
+    found = [
+        judge(tokens[n * BLOCK_TOKENS : (n + 1) * BLOCK_TOKENS]) for n in range(job.full_blocks)
+    ]
+    return None if None in found else [verdict for verdict in found if verdict]
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """All that a tenant can observe of one request, on a clock that counts computed tokens.
@@ -99,8 +108,10 @@ class World:
     def start(self, tenant: TenantId, prompt: Prompt) -> tuple[Running, Seen]:
         """Admit a request; what its tenant learns from the first token of the answer."""
         lease = self.warden.admit(tenant, pack_tokens(prompt))
-        matched, own = lease.hit_blocks * BLOCK_TOKENS, lease.own_blocks * BLOCK_TOKENS
-        seen = Seen(len(prompt) - matched, own, len(prompt) - own, self.room(tenant))
+        told = self.warden.visible_blocks(lease) * BLOCK_TOKENS
+        # Masked, the first token goes out when it would have with what the tenant is told of.
+        found = told if self.warden.config.masked else lease.hit_blocks * BLOCK_TOKENS
+        seen = Seen(len(prompt) - found, told, len(prompt) - told, self.room(tenant))
         return Running(tenant, prompt, lease), seen
 
     def finish(self, running: Running) -> bool:
@@ -115,6 +126,7 @@ class World:
             fits = False
         else:
             job = self.warden.computed(tenant, lease, pack_tokens(prompt))
+            self.warden.ripen(lease, 0.0)
             if job is not None:
                 self._jobs.append((self._ended + self._delay, job))
         self.warden.release(lease)
@@ -156,10 +168,6 @@ class World:
     def _judge_due(self) -> None:
         while self._jobs and self._jobs[0][0] <= self._ended:
             _, job = self._jobs.popleft()
-            tokens = unpack_tokens(job.tokens)
-            verdicts = [
-                self._judge(tokens[n * BLOCK_TOKENS : (n + 1) * BLOCK_TOKENS])
-                for n in range(job.full_blocks)
-            ]
-            if None not in verdicts:
-                self.warden.settle(job, [verdict for verdict in verdicts if verdict])
+            found = verdicts(self._judge, job)
+            if found is not None:
+                self.warden.settle(job, found)

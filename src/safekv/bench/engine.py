@@ -22,10 +22,10 @@ from safekv.bench.stats import paired_ratio
 from safekv.cache import CacheConfig
 from safekv.detect.base import Detector
 from safekv.detect.config import DetectConfig
+from safekv.engines.hf.admission import Admission
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.engine import HFEngine
 from safekv.engines.hf.loop import SelectiveLoop, batching_config, generation_config
-from safekv.engines.hf.paged import Admission
 from safekv.engines.hf.sampling import processors, sampling_kwargs
 from safekv.types import Mode, TenantId
 from safekv.warden import WardenConfig

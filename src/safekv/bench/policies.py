@@ -306,6 +306,20 @@ POLICIES: Final[dict[str, Make]] = {
     ),
 }
 
+ADVANTAGE_IF_MISSED: Final = {
+    "global": 1.0,
+    "isolated": 0.0,
+    "oracle": 0.0,
+    "first-toucher": 1.0,
+    "safekv-isolated": 0.0,
+    "safekv-declared": 0.0,
+    "safekv-anonymous": 1 / WardenConfig().threshold_width,
+    "safekv-paper": 1.0,
+    "safekv-paper-unguarded": 1.0,
+}
+"""An attacker's advantage on one block of a secret that no detector saw, at most, in one window
+(the threat model). `attacker_advantage` is what the replay counted, with the detector as dealt."""
+
 
 def _public(placed: Placed) -> bytes:
     return placed.tokens[: placed.public_blocks * TOKEN_BYTES]

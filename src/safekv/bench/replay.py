@@ -11,14 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from safekv.bench.policies import POLICIES, Memory, Policy
+from safekv.bench.policies import ADVANTAGE_IF_MISSED, POLICIES, Memory, Policy
 from safekv.bench.traces import Trace
 from safekv.bench.workload import Dealing, Placed, Workload, deal
 from safekv.errors import ConfigError, SafeKVError
+from safekv.warden import WardenConfig
 
 REFERENCES: Final = ("isolated", "global")
 """What the gap is measured between; always replayed, and first."""
 REPORT_EVERY: Final = 512
+LONGEST_PAUSE_TICKS: Final = 2 * WardenConfig().window_epochs
+"""Epochs that pass between two requests at most: by then every window has ended, and nothing
+that another tick could change is left."""
 
 Report = Callable[[int, int], None]
 
@@ -80,13 +84,21 @@ def run(trace: Trace, plan: ReplayPlan, report: Report) -> dict[str, Any]:
         "secret_requests": sum(placed.secret for placed in workload.placed),
         "tenants": len(workload.names),
         "bound": plan.dealing.bound.value,
+        "dealing": {**asdict(plan.dealing), "bound": plan.dealing.bound.value},
         "distinct_blocks": workload.distinct_blocks,
         **asdict(memory),
         "epoch_s": plan.epoch_s,
-        "notes": dict(trace.notes),
+        "notes": _notes(trace, plan.dealing, len(workload.names)),
         "partial": partial,
         "policies": rows,
     }
+
+
+def _notes(trace: Trace, dealing: Dealing, n_tenants: int) -> dict[str, int]:
+    """What was odd about the file; and tenants that were asked for and got no request."""
+    idle = dealing.tenants - n_tenants
+    named = any(request.tenant is not None for request in trace.requests)
+    return {**trace.notes, **({"tenants_without_requests": idle} if idle > 0 and not named else {})}
 
 
 def _memory(plan: ReplayPlan, workload: Workload) -> Memory:
@@ -114,6 +126,7 @@ def _row(
         counts = score(policy, workload, plan.epoch_s, report)
     except SafeKVError as error:
         return {"error": error.message}
+    counts["attacker_advantage_if_missed"] = ADVANTAGE_IF_MISSED[name]
     return {**counts, "seconds": round(time.perf_counter() - began, 3)}
 
 
@@ -159,9 +172,11 @@ def score(
     found = Score(policy, workload.trace.block_tokens)
     tick_s = workload.placed[0].time_s + epoch_s
     for n, placed in enumerate(workload.placed):
-        while placed.time_s >= tick_s:
-            found.tick()
-            tick_s += epoch_s
+        if placed.time_s >= tick_s:
+            passed = int((placed.time_s - tick_s) / epoch_s) + 1
+            for _ in range(min(passed, LONGEST_PAUSE_TICKS)):
+                found.tick()
+            tick_s += passed * epoch_s
         found.serve(placed)
         if not n % REPORT_EVERY:
             report(n)

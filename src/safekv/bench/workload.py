@@ -21,7 +21,8 @@ class Dealing:
     `sensitive` is the share of texts that are secret from their first block on that is not in
     general use. A detector finds `recall` of these, and takes `false_flags` of the others for
     secret too. All three depend on that block alone, as a detector's verdict depends on the
-    text and not on who sent it.
+    text and not on who sent it. Where a detector judged the trace's texts, its verdicts take their
+    place; what it does not clear is then the secret, unless the trace says itself what is.
     """
 
     tenants: int = 100
@@ -83,6 +84,11 @@ def deal(trace: Trace, dealing: Dealing) -> Workload:
             secret = text is not None and _chance(dealing, "secret", text) < dealing.sensitive
         chance = _chance(dealing, "verdict", text)
         cleared = chance >= dealing.recall if secret else chance >= dealing.false_flags
+        open_blocks, cleared_blocks = public if secret else n, n if cleared else public
+        if request.cleared_blocks is not None:
+            cleared_blocks = request.cleared_blocks
+            if request.sensitive is None:
+                open_blocks = cleared_blocks
         placed.append(
             Placed(
                 request.time_s,
@@ -91,8 +97,8 @@ def deal(trace: Trace, dealing: Dealing) -> Workload:
                 request.input_tokens,
                 n,
                 public,
-                public if secret else n,
-                n if cleared else public,
+                open_blocks,
+                cleared_blocks,
                 root not in seen,
             )
         )

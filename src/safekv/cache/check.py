@@ -36,7 +36,8 @@ def _broken(structure: Structure) -> Iterator[str]:
             yield "a block is stored twice"
         seen.update(ids)
         nodes, n_blocks = nodes + 1, n_blocks + len(ids)
-        for holder in (Scope.SHARED,) if node.shared else node.holders():
+        free = node.shared and not structure.ledger.holders_pay
+        for holder in (Scope.SHARED,) if free else node.holders():
             charged[holder] += len(ids)
             reused[holder] += claim.reused if (claim := node.claim(holder)) else 0
     if (nodes, n_blocks) != (structure.nodes, structure.blocks):

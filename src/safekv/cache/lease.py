@@ -12,14 +12,17 @@ class Lease:
     It covers the path down to the first `tail` blocks of `node`: locked by length, so that a
     long run can still be evicted behind what is used of it. It covers `n_blocks` blocks;
     `hit_blocks` of them were found by the match, and of these `own_blocks` in the tenant's own
-    cache: only these may show in what the tenant is told.
+    cache: only these may show in what the tenant is told. Once `adopted` the tenant holds them
+    all; until then `own_part` locks what it holds, where that could lapse.
     """
 
     __slots__ = (
+        "adopted",
         "hit_blocks",
         "n_blocks",
         "node",
         "own_blocks",
+        "own_part",
         "released",
         "tail",
         "tenant",
@@ -41,7 +44,8 @@ class Lease:
         self.own_blocks = own_blocks
         self.node = node
         self.tail = tail
-        self.released = False
+        self.adopted = self.released = False
+        self.own_part: Lease | None = None
 
     def __repr__(self) -> str:
         return f"Lease({self.tenant!r}, {self.n_blocks} blocks)"

@@ -66,8 +66,11 @@ class Claim:
         """Whether every block was matched again since it was claimed."""
         raise NotImplementedError
 
-    def may_lapse(self, holder: Holder) -> bool:
-        """Whether this still is what `holder` is charged for, and nothing of its hangs below."""
+    def may_lapse(self, holder: Holder, pays_shared: bool) -> bool:
+        """Whether this still is what `holder` is charged for, and nothing of its hangs below.
+
+        With `pays_shared` it is charged for shared runs too.
+        """
         raise NotImplementedError
 
     @property
@@ -180,7 +183,7 @@ class Node(Claim):
     def all_reused(self) -> bool:
         return self.reused * TOKEN_BYTES == len(self.blocks)
 
-    def may_lapse(self, holder: Holder) -> bool:
+    def may_lapse(self, holder: Holder, pays_shared: bool) -> bool:
         return self.holds == holder and not self.children and self.parent is not None
 
     @property
@@ -281,11 +284,11 @@ class Share(Claim):
     def all_reused(self) -> bool:
         return self._node.size == self.reused
 
-    def may_lapse(self, holder: Holder) -> bool:
+    def may_lapse(self, holder: Holder, pays_shared: bool) -> bool:
         node = self._node
         if self._below or node.parent is None or node.claim(holder) is not self:
             return False
-        return holder is Scope.SHARED or not node.shared
+        return pays_shared or not node.shared
 
     def count_below(self, change: int) -> None:
         self._below += change

@@ -58,12 +58,14 @@ def path_to(node: Node) -> tuple[bytes, bytes]:
 
 
 def leased_blocks(account: Account) -> int:
-    """How many private blocks the account's leases cover. O(nodes under them)."""
+    """How many blocks the account is charged for its leases cover. O(nodes under them)."""
     locked: dict[Node, int] = {}
     for lease in account.leases:
+        if account.pays_shared and not lease.adopted:
+            continue
         node, covered = lease.node, lease.tail
         while node.parent is not None and locked.get(node, 0) < covered:
             locked[node] = covered
             node = node.parent
             covered = node.size
-    return sum(n for node, n in locked.items() if not node.shared)
+    return sum(n for node, n in locked.items() if account.pays_shared or not node.shared)

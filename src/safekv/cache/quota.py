@@ -35,11 +35,20 @@ class Account:
         "explicit_blocks",
         "holder",
         "leases",
+        "pays_shared",
         "reused_blocks",
     )
 
-    def __init__(self, holder: Holder, quota_blocks: int | None, times: Iterator[int]) -> None:
+    def __init__(
+        self,
+        holder: Holder,
+        quota_blocks: int | None,
+        times: Iterator[int],
+        *,
+        pays_shared: bool = False,
+    ) -> None:
         self.holder = holder
+        self.pays_shared = pays_shared
         self._times = times
         self.explicit_blocks = quota_blocks
         self.charged_blocks = self.reused_blocks = 0
@@ -70,7 +79,7 @@ class Account:
 
     def used_now(self, claim: Claim) -> None:
         """Put a claim last whose time of use has changed, if it may lapse; else take it out."""
-        if claim.may_lapse(self.holder):
+        if claim.may_lapse(self.holder, self.pays_shared):
             self.touch(claim)
         else:
             self.remove(claim)
@@ -104,7 +113,7 @@ class Account:
 
     def may_lapse(self, claim: Claim) -> bool:
         """Whether the claim is one still, is charged, and nothing hangs below it."""
-        return claim.may_lapse(self.holder)
+        return claim.may_lapse(self.holder, self.pays_shared)
 
     def waiting(self) -> Iterator[Claim]:
         """All claims that wait, in no order of value."""
@@ -125,7 +134,7 @@ class Pool(Account):
     __slots__ = ("_reads", "_touched", "epoch", "serial")
 
     def __init__(self, quota_blocks: int) -> None:
-        super().__init__(Scope.SHARED, quota_blocks, count())
+        super().__init__(Scope.SHARED, quota_blocks, count(), pays_shared=True)
         self.epoch = self.serial = 0
         self._touched: set[Claim] = set()
         self._reads: dict[tuple[Node, int], Read] = {}
@@ -190,11 +199,13 @@ def require_tenant(tenant: object) -> None:
 class Ledger:
     """All accounts, and the division of the budget between them.
 
-    A tenant without a quota of its own has an equal share of what the others leave. Raises
+    A tenant without a quota of its own has an equal share of what the others leave. With
+    `holders_pay` tenants are charged for shared runs that they hold as for private ones. Raises
     `CacheError` when a tenant cannot be given a block.
     """
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, *, holders_pay: bool = False) -> None:
+        self.holders_pay = holders_pay
         self._private_blocks = config.private_blocks
         self._default_blocks = config.quota_blocks
         self.overcommit = config.overcommit
@@ -238,7 +249,9 @@ class Ledger:
                 f" {len(others) + 1} tenants",
                 "raise cache.capacity_blocks, or lower cache.shared_blocks or other quotas",
             )
-        account = self._accounts.setdefault(tenant, Account(tenant, quota_blocks, self._times))
+        account = self._accounts.setdefault(
+            tenant, Account(tenant, quota_blocks, self._times, pays_shared=self.holders_pay)
+        )
         account.explicit_blocks = quota_blocks
         self._divide()
         return account

@@ -114,7 +114,7 @@ class Structure:
         shares[account.holder] = Share(node, now, born=born)
         if node.parent is not None:
             self._count_below(node.parent, account.holder, 1)
-        if account.holder is Scope.SHARED or Scope.SHARED not in shares:
+        if account.pays_shared or Scope.SHARED not in shares:
             account.charged_blocks += node.size
         account.touch(shares[account.holder])
         self.loose.append(node)
@@ -126,7 +126,7 @@ class Structure:
         assert claim is not None, "only a claim can be dropped"
         assert parent is not None, "the root has no claims"
         account.remove(claim)
-        if account.holder is Scope.SHARED or not node.shared:
+        if account.pays_shared or not node.shared:
             account.charged_blocks -= node.size
             account.reused_blocks -= claim.reused
         if isinstance(node.holds, str):
@@ -159,23 +159,41 @@ class Structure:
         """Make the lease's tenant a holder of all that it covers. O(nodes not yet held).
 
         Alone on the machine it would have computed these blocks. What it did not hold yet is
-        shared, so nothing is charged.
+        shared, so nothing is charged unless holders pay.
         """
-        tenant, path = lease.tenant, list[Node]()
-        if not lease.tail or lease.node.claim(tenant) is not None:
+        tenant, path = lease.tenant, self._unclaimed(lease)
+        lease.adopted = True
+        if not path:
             return
         self.split(lease.node, lease.tail)
-        node: Node | None = lease.node
-        while node is not None and node is not self.root and node.claim(tenant) is None:
-            path.append(node)
-            node = node.parent
+        path[0] = lease.node
         account = self.ledger.get(tenant)
         now = account.tick()
         for node in reversed(path):
             self.hold(node, account, now)
 
+    def _unclaimed(self, lease: Lease) -> list[Node]:
+        """The nodes that the lease covers and its tenant does not hold, the lowest first."""
+        path, node = list[Node](), lease.node if lease.tail else self.root
+        while node is not self.root and node.claim(lease.tenant) is None:
+            path.append(node)
+            assert node.parent is not None, "only the root has no parent"
+            node = node.parent
+        return path
+
+    def adoption_blocks(self, lease: Lease) -> int:
+        """How many blocks adopting the lease may add to what its tenant is charged for.
+
+        As many as a tenant that computes them makes room for, which does not ask either whether
+        another request of it has brought some of them since.
+        """
+        if lease.adopted or not self.ledger.holders_pay:
+            return 0
+        return lease.hit_blocks - lease.own_blocks
+
     def share(self, node: Node) -> None:
-        """Give `node` to everyone: the pool pays for it from now on, and its holders do not.
+        """Give `node` to everyone: the pool pays for it from now on, and by default its holders
+        do not.
 
         Counts as part of the promotion for which the pool's clock ticked last.
         """
@@ -200,6 +218,8 @@ class Structure:
 
     def _charge(self, node: Node, times: int) -> None:
         """Charge all tenants that hold `node` for it, or with -1 no longer."""
+        if self.ledger.holders_pay:
+            return
         for holder in node.holders():
             claim = node.claim(holder)
             if claim is not None and holder is not Scope.SHARED:
@@ -216,7 +236,7 @@ class Structure:
         while at is not None and (claim := at.claim(account.holder)) is not None:
             if claim.reused >= n_blocks:
                 return
-            if not at.shared:
+            if account.pays_shared or not at.shared:
                 account.reused_blocks += n_blocks - claim.reused
             if n_blocks == at.size:
                 # Its order changes. Only `node` itself may lapse, and its use puts it back.
@@ -287,8 +307,16 @@ class Structure:
                 del self.ends[lease.node]
 
     def locked_blocks(self, node: Node, account: Account) -> int:
-        """How many leading blocks of `node` leases of `account` end in. O(leases there)."""
-        tails = (lease.tail for lease in self.ends.get(node, ()) if lease.tenant == account.holder)
+        """How many leading blocks of `node` leases of `account` end in. O(leases there).
+
+        Only what the tenant held when it leased them, or holds by the lease: what it found
+        shared keeps no claim of it alive.
+        """
+        tails = (
+            lease.tail
+            for lease in self.ends.get(node, ())
+            if lease.tenant == account.holder and lease.adopted
+        )
         return max(tails, default=0)
 
     # -- path compression ------------------------------------------------------------------

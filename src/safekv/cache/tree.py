@@ -20,6 +20,7 @@ from safekv.cache.paths import leased_blocks, path_to, shared_path, visible_path
 from safekv.cache.quota import Account, Ledger, require_tenant
 from safekv.cache.stats import TreeStats
 from safekv.cache.structure import Structure
+from safekv.cache.use import mark_use
 from safekv.errors import CacheError
 from safekv.types import TOKEN_BYTES, BlockId, TenantId, unpack_blocks
 
@@ -30,13 +31,15 @@ class PrefixTree:
     """A path-compressed radix tree of token blocks with holders, leases and virtual caches.
 
     Follows the memory manager of the SafeKV paper (arXiv 2508.08438), with claims for owners.
+    With `holders_pay` tenants are charged for what they hold of shared runs too, so that what they
+    keep does not depend on what is shared.
     """
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, *, holders_pay: bool = False) -> None:
         self.config = config
         self.block_tokens = config.block_tokens
         self._width = config.block_tokens * TOKEN_BYTES
-        self._ledger = Ledger(config)
+        self._ledger = Ledger(config, holders_pay=holders_pay)
         self._at = Structure(self._width, self._ledger)
 
     def open(self, tenant: TenantId, quota_blocks: int | None = None) -> None:
@@ -80,34 +83,13 @@ class PrefixTree:
         if max_blocks is not None and max_blocks < len(tokens) // width:
             sought = tokens[: max_blocks * width]
         node, n_blocks, tail = visible_path(self._at.root, width, tenant, sought)
-        own_blocks = self._use(account, tokens, node, n_blocks, tail) if n_blocks else 0
-        lease = Lease(tenant, tokens, n_blocks, own_blocks, node, tail)
+        lease = Lease(tenant, tokens, n_blocks, 0, node, tail)
+        if n_blocks:
+            mark_use(self._at, account, lease)
+        lease.adopted = lease.own_blocks == n_blocks
         account.leases[lease] = None
         self._at.lock(lease)
         return lease
-
-    def _use(self, account: Account, tokens: bytes, node: Node, n_blocks: int, tail: int) -> int:
-        """Mark the tenant's deepest claim used, and note the deepest shared run if there is one.
-
-        Returns how many of the blocks are the tenant's own.
-        """
-        pool, own = self._ledger.pool, -1
-        unread = bool(pool.charged_blocks) and self._at.root.children[tokens[: self._width]].shared
-        while node.parent is not None and (own < 0 or unread):
-            if own < 0 and (claim := node.claim(account.holder)) is not None:
-                own, size = n_blocks, node.size
-                if claim.reused < tail:
-                    self._at.reuse(node, account, tail)
-                claim.mark(tail, size, account.tick())
-                if tail == size:
-                    account.used_now(claim)
-            if unread and node.shared:
-                pool.note_read(node, tail, tokens, n_blocks)
-                unread = False
-            n_blocks -= tail
-            node = node.parent
-            tail = node.size
-        return max(own, 0)
 
     def shared_blocks_of(self, tokens: bytes) -> int:
         """How many leading blocks of `tokens` everyone may read already. O(tokens)."""
@@ -130,7 +112,7 @@ class PrefixTree:
         """
         packed = packed_blocks(lease, tokens, blocks, self.block_tokens)
         account = self._ledger.get(lease.tenant)
-        self._make_room(account, len(blocks))
+        self._make_room(account, len(blocks) + self._at.adoption_blocks(lease))
         self._at.adopt(lease)
         now, n_new = account.tick(), len(blocks)
         node, tail, done = self._pass_stored(lease, tokens, n_new, account, now)
@@ -203,10 +185,11 @@ class PrefixTree:
     def adopt(self, lease: Lease) -> None:
         """Make the lease's tenant a holder of everything it matched. O(nodes not yet held).
 
-        Alone on the machine it would have computed these blocks, so from now on they count
-        as its own.
+        Alone on the machine it would have computed these blocks, so from now on they are its
+        own. Raises `CacheError` when holders pay and its quota cannot hold them.
         """
         if not lease.released:
+            self._make_room(self._ledger.get(lease.tenant), self._at.adoption_blocks(lease))
             self._at.adopt(lease)
 
     def release(self, lease: Lease) -> None:
@@ -217,6 +200,8 @@ class PrefixTree:
             account.leases.pop(lease, None)
             self._at.unlock(lease)
             self._at.offer(lease.node, account)
+            if lease.own_part is not None:
+                self.release(lease.own_part)
 
     def promote(self, tenant: TenantId, tokens: bytes, n_blocks: int) -> int:
         """Share the first `n_blocks` blocks of `tokens`, as far as `tenant` can see them.

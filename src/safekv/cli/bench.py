@@ -12,10 +12,17 @@ from rich.table import Table
 
 from safekv.cli.bench_cloak import cloak
 from safekv.cli.bench_collusion import collusion
+from safekv.cli.bench_compare import compare
 from safekv.cli.bench_detector import detector
+from safekv.cli.bench_drift import drift
 from safekv.cli.bench_eviction import eviction
 from safekv.cli.bench_frontier import frontier
+from safekv.cli.bench_gpu import gpu
+from safekv.cli.bench_masked import masked
 from safekv.cli.bench_replay import replay
+from safekv.cli.bench_report import report
+from safekv.cli.bench_serve import serve
+from safekv.cli.bench_tick import tick
 from safekv.cli.bench_tiers import tiers
 from safekv.cli.bench_tree import tree
 from safekv.cli.bench_vllm import vllm
@@ -30,11 +37,18 @@ def bench() -> None:
 bench.add_command(tree)
 bench.add_command(eviction)
 bench.add_command(replay)
+bench.add_command(serve)
 bench.add_command(cloak)
 bench.add_command(collusion)
+bench.add_command(drift)
 bench.add_command(frontier)
+bench.add_command(masked)
 bench.add_command(tiers)
 bench.add_command(detector)
+bench.add_command(tick)
+bench.add_command(compare)
+bench.add_command(report)
+bench.add_command(gpu)
 bench.add_command(vllm)
 
 

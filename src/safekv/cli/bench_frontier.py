@@ -20,8 +20,9 @@ KINDS = {"paper": "decoy", "anonymous": "target"}
 @click.option(
     "--trace",
     required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A trace, in any format that `safekv bench replay` reads.",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A trace as `safekv bench replay` reads it, or made:application, made:documents.",
 )
 @click.option("--tenants", default="10,100,1000", show_default=True, callback=counts)
 @click.option(
@@ -31,11 +32,11 @@ KINDS = {"paper": "decoy", "anonymous": "target"}
     callback=counts,
     help="Percent of texts that are secret.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a trace on stdout.")
 @click.option("--out", type=click.Path(path_type=Path), help="Append the record to this file.")
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the frontier into this file.")
 def frontier(
-    trace: Path,
+    trace: tuple[Path, ...],
     tenants: tuple[int, ...],
     sensitive: tuple[int, ...],
     as_json: bool,
@@ -55,13 +56,16 @@ def frontier(
 
     shares = tuple(percent / 100 for percent in sensitive)
     plan = measured.FrontierPlan(tenants=tenants, sensitive=shares)
-    with steps("safekv bench frontier") as report:
-        result = measured.run(read_trace(trace), plan, report)
-    record = {"benchmark": "frontier", "trace": trace.name, **result}
-    record["environment"] = environment()
+    records = []
+    for path in trace:
+        with steps(f"safekv bench frontier {path.name}") as report:
+            result = measured.run(read_trace(path), plan, report)
+        record = {"benchmark": "frontier", "trace": path.name, **result}
+        record["environment"] = environment()
+        records.append(record)
+        publish(record, lambda it: Console().print(_table(it)), as_json=as_json, out=out)
     if svg is not None:
-        svg.write_text(figure(record))
-    publish(record, lambda it: Console().print(_table(it)), as_json=as_json, out=out)
+        svg.write_text(figure(*records))
 
 
 def _table(record: dict[str, Any]) -> Table:
@@ -80,22 +84,24 @@ def _table(record: dict[str, Any]) -> Table:
     return table
 
 
-def figure(record: dict[str, Any]) -> str:
-    """The frontier as SVG: recovered share over advantage, one mark per row of the record."""
+def figure(*records: dict[str, Any]) -> str:
+    """The frontier as SVG: recovered share over advantage, one mark per row of each record."""
     canvas = Canvas(600, 390, "Share of the sharing gap recovered over the attacker's advantage")
     canvas.text(LEFT, 28, "What each policy keeps, and what it gives away", "title")
-    canvas.text(LEFT, 46, f"{record['trace']}; a mark per number of tenants and share", "soft")
+    names = ", ".join(str(record["trace"]) for record in records)
+    canvas.text(LEFT, 46, f"{names}; a mark per number of tenants and share", "soft")
     for part in (0.0, 0.25, 0.5, 0.75, 1.0):
         canvas.line(LEFT, _y(part), LEFT + WIDTH, _y(part), "rule")
         canvas.text(LEFT - 8, _y(part) + 4, f"{part:.0%}", "soft", "end")
         canvas.text(_x(part), TOP + HEIGHT + 20, f"{part:g}", "soft", "middle")
     canvas.text(LEFT + WIDTH / 2, TOP + HEIGHT + 44, "attacker's advantage, at most", "", "middle")
     shown = set()
-    for row in record["rows"]:
+    rows = [(record["trace"], row) for record in records for row in record["rows"]]
+    for name, row in rows:
         if row["recovered"] is None:
             continue
         family = row["policy"].partition(" ")[0].rstrip(",")
-        what = f"{row['policy']}: {row['tenants']} tenants, {row['sensitive']:.0%} sensitive"
+        what = f"{name}, {row['policy']}: {row['tenants']} tenants, {row['sensitive']:.0%} secret"
         canvas.dot(_x(row["advantage"]), _y(row["recovered"]), f"ring {KINDS[family]}", what)
         shown.add((family, KINDS[family]))
     for n, (family, kind) in enumerate(sorted(shown)):

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from safekv.bench.policies import POLICIES
 from safekv.bench.tenancy import Bound
+from safekv.bench.traces import Trace
 from safekv.cli.measuring import publish, steps
 from safekv.errors import ConfigError
 
@@ -20,6 +21,7 @@ COLUMNS = {
     "gap_recovered": "of the gap",
     "duplicate_kv_ratio": "copies",
     "attacker_advantage": "exposed",
+    "attacker_advantage_if_missed": "if missed",
     "seconds": "seconds",
 }
 
@@ -29,7 +31,9 @@ COLUMNS = {
     "--trace",
     "path",
     required=True,
-    help="The file to replay; or synthetic:documents, synthetic:system, synthetic:agents.",
+    type=click.Path(path_type=Path),
+    help="The file to replay; or synthetic:documents, synthetic:system, synthetic:agents,"
+    " made:application, made:documents.",
 )
 @click.option("--tenants", default=100, show_default=True, help="Where the trace names none.")
 @click.option(
@@ -43,6 +47,9 @@ COLUMNS = {
 @click.option("--recall", default=1.0, show_default=True, help="Share of these that is detected.")
 @click.option(
     "--false-flags", default=0.0, show_default=True, help="Share of the others flagged as well."
+)
+@click.option(
+    "--by-detector", is_flag=True, help="Let the rules judge the texts of a trace that has them."
 )
 @click.option("--budget", default="inf", show_default=True, help="Memory, share of all blocks.")
 @click.option("--shared-share", type=float, help="The shared pool's part; as safekv divides it.")
@@ -62,6 +69,7 @@ def replay(
     sensitive: float,
     recall: float,
     false_flags: float,
+    by_detector: bool,
     budget: str,
     shared_share: float | None,
     overcommit: float,
@@ -77,14 +85,14 @@ def replay(
     Reads Mooncake, Qwen-Bailian and labelled hash traces, kv-cache-tester, and JSON lines with
     `text`, plain or gzipped; or makes up a trace of one of three shapes. `isolated` and `global`
     are stock engines (one LRU, with and without a salt per tenant); the gap is measured between
-    them. `exposed` is the share of secret prompts that a stranger could confirm by sending them.
+    them. `exposed` is the share of secret prompts that a stranger could confirm by sending them;
+    `if missed` bounds the same for a secret that the detector does not see.
 
     Exit status: 0 replayed, 2 wrong option or trace, 130 interrupted (what was finished is
     printed, marked partial).
     """
     from safekv.bench.record import environment
     from safekv.bench.replay import ReplayPlan, run
-    from safekv.bench.traces import read_trace, synthetic
     from safekv.bench.workload import Dealing
 
     dealing = Dealing(
@@ -105,14 +113,24 @@ def replay(
         epoch_s=epoch_s,
     )
     with steps("safekv bench replay") as report:
-        kind, colon, shape = path.partition(":")
-        made_up = colon and kind == "synthetic"
-        trace = synthetic(shape, tenants) if made_up else read_trace(Path(path))
-        result = run(trace, plan, report)
+        result = run(_trace(path, tenants, by_detector), plan, report)
     record = {"benchmark": "replay", **result, "environment": environment()}
     publish(record, lambda it: Console().print(_table(it)), as_json=as_json, out=out)
     if result["partial"]:
         raise SystemExit(130)
+
+
+def _trace(path: str, tenants: int, by_detector: bool) -> Trace:
+    """The trace at `path`, its texts judged where asked; or a made-up one."""
+    from safekv.bench.judging import rule_judge
+    from safekv.bench.traces import read_trace, synthetic
+
+    kind, colon, shape = path.partition(":")
+    if colon and kind == "synthetic":
+        if by_detector:
+            raise ConfigError(f"{path} has no text to judge", "leave --by-detector out")
+        return synthetic(shape, tenants)
+    return read_trace(Path(path), judge=rule_judge() if by_detector else None)
 
 
 def _share(budget: str) -> float | None:

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     ),
     "vault": LazyCommand("safekv.cli.vault:vault", "Manage the keys that blocks are sealed with."),
     "declare": LazyCommand("safekv.cli.declare:declare", "Say which texts all tenants share."),
+    "mode": LazyCommand("safekv.cli.mode:mode", "Make a running server share less, at once."),
     "cloak": LazyCommand(
         "safekv.cli.cloak:cloak", "Obfuscate KV with KV-Cloak (experimental; broken, see --help)."
     ),
@@ -49,6 +50,7 @@ COMMANDS: Final = {
     "audit": LazyCommand(
         "safekv.cli.audit:audit", "Find out whether an endpoint leaks prompts between keys."
     ),
+    "attack": LazyCommand("safekv.cli.attack:attack", "Read prompts out of stolen KV caches."),
     "bench": LazyCommand("safekv.cli.bench:bench", "Measure what the prefix cache costs."),
 }
 

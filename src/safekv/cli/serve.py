@@ -17,7 +17,7 @@ from safekv.gateway.server import serve as run_server
 from safekv.gateway.tenants import TenantStore, default_keys_file
 from safekv.settings.load import load
 from safekv.settings.model import Settings
-from safekv.types import Mode, Profile
+from safekv.types import Mode, Profile, Release
 
 if TYPE_CHECKING:
     from safekv.detect.base import Detector
@@ -44,6 +44,11 @@ UNSAFE_WARNING = (
     type=click.Choice([profile.value for profile in Profile]),
     help="What selective asks for beside a clean verdict.  [default: paper]",
 )
+@click.option(
+    "--release",
+    type=click.Choice([release.value for release in Release]),
+    help="When first tokens go out: at once, or masked, on a schedule.  [default: immediate]",
+)
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8000]")
 @click.option("--keys", type=click.Path(path_type=Path), help="Tenant key file.")
@@ -63,6 +68,7 @@ def serve(
     model: str,
     mode: str | None,
     profile: str | None,
+    release: str | None,
     host: str | None,
     port: int | None,
     keys: Path | None,
@@ -85,6 +91,7 @@ def serve(
     flags = {
         "warden.mode": mode,
         "warden.profile": profile,
+        "warden.release": release,
         "server.host": host,
         "server.port": port,
         "server.keys_file": keys,
@@ -104,6 +111,7 @@ def serve(
 
 
 def _serve(model: str, settings: Settings, log_level: str) -> None:
+    from safekv.gateway.admin import Admin
     from safekv.gateway.app import create_app
     from safekv.telemetry.log import configure
     from safekv.telemetry.prometheus import PrometheusSink
@@ -126,7 +134,14 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     warnings = _warnings(settings, tenants)
     for warning in warnings:
         click.echo(f"safekv: warning: {warning}", err=True)
-    app = create_app(engine, tenants, server, metrics=metrics.render, warnings=warnings)
+    app = create_app(
+        engine,
+        tenants,
+        server,
+        metrics=metrics.render,
+        warnings=warnings,
+        admin=Admin(engine, declarations),
+    )
 
     def ready(url: str) -> None:
         mode = settings.warden.mode.value
@@ -245,6 +260,15 @@ def _register_gauges(metrics: PrometheusSink, engine: HFEngine) -> None:
     )
     metrics.gauge("shared_blocks", "Blocks every tenant may reuse.", engine.shared_blocks)
     metrics.gauge("detection_backlog_prompts", "Prompts not judged yet.", engine.detection_backlog)
+    if (schedule := warden.schedule) is not None:
+        metrics.gauge(
+            "masked_answers", "Answers on the schedule.", lambda: schedule.counts().answers
+        )
+        metrics.gauge(
+            "masked_late",
+            "Answers that were ready only after it: the tail that misses show.",
+            lambda: schedule.counts().late,
+        )
     if warden.tiers is not None:
         _register_tiers(metrics, warden.tiers)
 

@@ -9,9 +9,11 @@ from fastapi import FastAPI
 
 from safekv.engines.base import Engine
 from safekv.gateway import errors
+from safekv.gateway.admin import Admin
 from safekv.gateway.boundary import BodyLimit, ErrorWall
 from safekv.gateway.config import GatewayConfig
 from safekv.gateway.limits import WaitingRoom
+from safekv.gateway.routes.admin import admin_routes
 from safekv.gateway.routes.generation import generation_routes
 from safekv.gateway.routes.models import model_routes
 from safekv.gateway.routes.operations import operation_routes
@@ -29,10 +31,12 @@ def create_app(
     *,
     metrics: Callable[[], bytes],
     warnings: Sequence[str] = (),
+    admin: Admin | None = None,
 ) -> FastAPI:
     """The OpenAI-compatible application in front of `engine`, which it neither starts nor stops.
 
-    `metrics` renders Prometheus text; `warnings` are shown in `/health` to anyone. Serves no
+    `metrics` renders Prometheus text; `warnings` are shown in `/health` to anyone; `admin` carries
+    out what operators ask for, if they may ask for anything. Serves no
     documentation pages. `engine.encode` and `engine.encode_chat` are called from a worker
     thread, one call at a time; everything else from the event loop.
     """
@@ -47,6 +51,8 @@ def create_app(
     app.include_router(generation_routes(service, tenants))
     app.include_router(model_routes(engine.model_id, tenants))
     app.include_router(operation_routes(engine, tenants, metrics, warnings))
+    if admin is not None:
+        app.include_router(admin_routes(admin, tenants))
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     # Added last, so it is the outermost.
     app.add_middleware(ErrorWall)

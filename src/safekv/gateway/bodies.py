@@ -131,6 +131,12 @@ class _Silent(BaseModel):
         return ()
 
 
+class StrictBody(_Silent):
+    """What operators send: no field that is not known."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+
 class StreamOptions(_Silent):
     include_usage: bool | None = None
 
@@ -215,9 +221,17 @@ class ChatBody(GenerationBody):
 
 
 AnyBody = TypeVar("AnyBody", bound=GenerationBody)
+AnyModel = TypeVar("AnyModel", bound=_Silent)
 
 
 def parse(model: type[AnyBody], raw: bytes) -> AnyBody:
+    """The body of a generating route in `raw`. Raises like `parse_plain`, and what `check` does."""
+    body = parse_plain(model, raw)
+    body.check()
+    return body
+
+
+def parse_plain(model: type[AnyModel], raw: bytes) -> AnyModel:
     """The body in `raw`, whatever content type it was sent as.
 
     Raises `RequestError` (400) naming the first wrong field, never quoting its value.
@@ -227,12 +241,10 @@ def parse(model: type[AnyBody], raw: bytes) -> AnyBody:
     except UnicodeDecodeError:
         raise RequestError("the body is not valid UTF-8", code="invalid_utf8") from None
     try:
-        body = model.model_validate_json(text)
+        return model.model_validate_json(text)
     except ValidationError as error:
         # `from None`: pydantic's error holds the prompt.
         raise _request_error(error) from None
-    body.check()
-    return body
 
 
 def _request_error(error: ValidationError) -> RequestError:

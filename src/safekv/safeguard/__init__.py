@@ -2,6 +2,13 @@
 
 from safekv.safeguard.config import SafeguardConfig
 from safekv.safeguard.monitor import Monitor, Suspicion
-from safekv.safeguard.names import block_names
+from safekv.safeguard.names import NameMemory, block_names, common_blocks
 
-__all__ = ["Monitor", "SafeguardConfig", "Suspicion", "block_names"]
+__all__ = [
+    "Monitor",
+    "NameMemory",
+    "SafeguardConfig",
+    "Suspicion",
+    "block_names",
+    "common_blocks",
+]

@@ -10,7 +10,7 @@ from typing import Final
 from safekv.safeguard.budget import ReadBudgets
 from safekv.safeguard.config import SafeguardConfig
 from safekv.safeguard.diversity import Diversity
-from safekv.safeguard.names import block_names
+from safekv.safeguard.names import NameMemory
 from safekv.types import TOKEN_BYTES, TenantId
 
 MAIN_PART: Final = 0.5
@@ -59,9 +59,8 @@ class Monitor:
 
     def __init__(self, config: SafeguardConfig, block_tokens: int, key: bytes) -> None:
         self._config = config
-        self._block_tokens = block_tokens
         self._width = block_tokens * TOKEN_BYTES
-        self._key = key
+        self._memory = NameMemory(key, block_tokens)
         self._budgets = ReadBudgets(config.reads_per_node, config.reads_per_tenant)
         self._reads: deque[Read] = deque()
         self._now: dict[bytes, Diversity] = {}
@@ -69,9 +68,12 @@ class Monitor:
         self._alarmed: set[tuple[bool, bytes]] = set()
         self._epochs = self._tenants = 0
 
-    def names(self, tokens: bytes, n_blocks: int) -> tuple[bytes, ...]:
-        """The keyed names of the first `n_blocks` blocks of `tokens`. O(tokens)."""
-        return block_names(self._key, tokens, n_blocks, self._block_tokens)
+    def names(self, tenant: TenantId, tokens: bytes, n_blocks: int) -> tuple[bytes, ...]:
+        """The keyed names of the first `n_blocks` blocks of `tokens`, which `tenant` sent.
+
+        O(tokens), hashing only what its text before did not begin with.
+        """
+        return self._memory.names(tenant, tokens, n_blocks)
 
     def allows(self, tenant: TenantId, tokens: bytes, own_blocks: int, hit_blocks: int) -> bool:
         """Whether `tenant` may read what was found behind its own blocks. Counts it if so."""
@@ -94,7 +96,7 @@ class Monitor:
         fresh = list[tuple[Read, tuple[bytes, ...]]]()
         while self._reads:
             read = self._reads.popleft()
-            fresh.append((read, self.names(read.tokens, read.hit_blocks)))
+            fresh.append((read, self.names(read.tenant, read.tokens, read.hit_blocks)))
         for read, names in fresh:
             for name in names[:-1]:
                 self._now.setdefault(name, Diversity()).add(read.tenant)

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias, cast
 
 from safekv.errors import ConfigError
 from safekv.settings.model import Settings, known_keys, sections
-from safekv.types import Mode, Profile
+from safekv.types import Mode, Profile, Release
 
 DEFAULT_FILE: Final = Path("safekv.toml")
 ENV_PREFIX: Final = "SAFEKV_"
@@ -27,6 +27,7 @@ Origins: TypeAlias = Mapping[str, str]
 
 MODES: Final = ", ".join(mode.value for mode in Mode)
 PROFILES: Final = ", ".join(profile.value for profile in Profile)
+RELEASES: Final = ", ".join(release.value for release in Release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,11 @@ def _to_profile(given: Given) -> Profile:
     return Profile(value.value if isinstance(value, Enum) else value)
 
 
+def _to_release(given: Given) -> Release:
+    value = given.value
+    return Release(value.value if isinstance(value, Enum) else value)
+
+
 def _to_path(given: Given) -> Path:
     return _path(given.value, given.base)
 
@@ -251,6 +257,7 @@ CONVERTERS: Final[tuple[tuple[object, Callable[[Given], object], str], ...]] = (
     (str, _to_str, "use text"),
     (Mode, _to_mode, f"use one of {MODES}"),
     (Profile, _to_profile, f"use one of {PROFILES}"),
+    (Release, _to_release, f"use one of {RELEASES}"),
     (Path | None, _to_path, "use a path"),
     (tuple[Path, ...], _to_paths, "use a list of paths"),
     (tuple[str, ...], _to_names, "use a list of names"),

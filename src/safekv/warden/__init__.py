@@ -5,6 +5,7 @@ from safekv.warden.keys import Keys
 from safekv.warden.ledger import ContributionLedger
 from safekv.warden.promotion import Evidence, PromotionQueue, PromptJob
 from safekv.warden.quarantine import Quarantine
+from safekv.warden.schedule import Prefill, ReleaseSchedule
 from safekv.warden.threshold import SecretThreshold
 from safekv.warden.tiers import TierWarden
 from safekv.warden.warden import Usage, Warden
@@ -13,9 +14,11 @@ __all__ = [
     "ContributionLedger",
     "Evidence",
     "Keys",
+    "Prefill",
     "PromotionQueue",
     "PromptJob",
     "Quarantine",
+    "ReleaseSchedule",
     "SecretThreshold",
     "TierWarden",
     "Usage",

@@ -7,7 +7,7 @@ from typing import Final
 
 from safekv.cache import CacheConfig
 from safekv.errors import ConfigError
-from safekv.types import Mode, Profile
+from safekv.types import Mode, Profile, Release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,10 @@ class WardenConfig:
     for a window of `window_epochs` epochs, in which at most `contributions_per_window`
     blocks of a tenant count.
 
+    With `release` masked, shared blocks save computing and no time: answers go out when they
+    would have, had only the tenant's own and declared blocks been found. All but
+    `release_tail` of the answers are ready by then.
+
     Raises `ConfigError` for values that cannot work.
     """
 
@@ -30,6 +34,8 @@ class WardenConfig:
     threshold_width: int = 32
     window_epochs: int = 3600
     contributions_per_window: int = 4096
+    release: Release = Release.IMMEDIATE
+    release_tail: float = 0.01
 
     def __post_init__(self) -> None:
         if not self.epoch_s > 0:
@@ -38,6 +44,15 @@ class WardenConfig:
         self._require("threshold_width", 2, "with 1 the threshold is no secret")
         self._require("window_epochs", 1, "a window has at least one epoch")
         self._require("contributions_per_window", 1, "with 0 nothing is ever shared")
+        if not 0 < self.release_tail < 0.5:
+            raise ConfigError(
+                f"warden.release_tail is {self.release_tail}", "use a share above 0 and below 0.5"
+            )
+        if self.release is Release.MASKED and self.mode is Mode.UNSAFE_GLOBAL:
+            raise ConfigError(
+                "warden.release is masked, which hides nothing in mode unsafe-global",
+                "use mode selective, or release immediate",
+            )
 
     def _require(self, name: str, least: int, reason: str) -> None:
         value = getattr(self, name)
@@ -56,6 +71,11 @@ class WardenConfig:
         if cache.shared_blocks is None and self.strictness == PAPER:
             return cache.capacity_blocks // PAPER_POOL_PART
         return cache.pool_blocks
+
+    @property
+    def masked(self) -> bool:
+        """Whether times must be masked: elsewhere all that is found is the tenant's to know."""
+        return self.release is Release.MASKED and self.mode is Mode.SELECTIVE
 
     @property
     def strictness(self) -> int:

@@ -13,7 +13,7 @@ from safekv.warden.promotion import Evidence, PromotionQueue
 from safekv.warden.quarantine import Quarantine
 from safekv.warden.threshold import SecretThreshold
 
-Names = Callable[[bytes, int], tuple[bytes, ...]]
+Names = Callable[[TenantId, bytes, int], tuple[bytes, ...]]
 
 
 class PromotionPolicy:
@@ -46,13 +46,22 @@ class PromotionPolicy:
         return self._epochs // self._window_epochs
 
     def named(self, evidence: Evidence) -> Evidence:
-        """`evidence` with its blocks' names. O(tokens)."""
-        return replace(evidence, names=self._names(evidence.tokens, evidence.n_blocks))
+        """`evidence` with its blocks' names, where they are needed to count. O(tokens)."""
+        return self._name(evidence) if self._anonymous else evidence
+
+    def _name(self, evidence: Evidence) -> Evidence:
+        if evidence.names:
+            return evidence
+        return replace(
+            evidence, names=self._names(evidence.tenant, evidence.tokens, evidence.n_blocks)
+        )
 
     def add(self, evidence: Evidence) -> None:
         """Keep named evidence for the next tick, and its contributions for the window."""
         self._queue.add(evidence)
         if self._anonymous:
+            for name in evidence.names[: evidence.computed_from]:
+                self._ledger.renew(evidence.tenant, name)
             for name in evidence.names[evidence.computed_from :]:
                 self._ledger.add(evidence.tenant, name)
 
@@ -62,7 +71,10 @@ class PromotionPolicy:
 
     def promotable(self, evidence: Evidence, shared_blocks: int) -> int:
         """How many leading blocks may be shared, given that `shared_blocks` are. O(blocks)."""
-        n = self._quarantine.reach(evidence.names)
+        n = evidence.n_blocks
+        if len(self._quarantine):
+            # Under `paper` names are for this alone, and hashing a long prompt takes milliseconds.
+            n = self._quarantine.reach(self._name(evidence).names)
         if self._anonymous:
             n = min(n, self._crowded(evidence.names, shared_blocks))
         return n

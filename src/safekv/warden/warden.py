@@ -12,6 +12,8 @@ from typing import Final
 
 from safekv.cache import CacheConfig, Lease, Node, PrefixTree, Tiers, TiersConfig, TreeStats
 from safekv.cache.tiers import Step
+from safekv.clock import Clock, SystemClock
+from safekv.errors import CacheError
 from safekv.events import (
     Admitted,
     Demoted,
@@ -30,6 +32,8 @@ from safekv.warden.guard import Guard, demote_below
 from safekv.warden.keys import Keys
 from safekv.warden.policy import PromotionPolicy, promote
 from safekv.warden.promotion import PromptJob, evidence_from
+from safekv.warden.ripening import Ripening
+from safekv.warden.schedule import ReleaseSchedule
 from safekv.warden.tiers import TierWarden
 
 UNSAFE_EVERYONE: Final = TenantId("unsafe-everyone")
@@ -59,6 +63,9 @@ class Warden:
     `computed`, `release`, `evict`, `forget` and `take_freed`; the detector's `settle`; the epoch's
     `declare` and `tick`; the gateway's `open` and `ceiling_blocks`; an operator's `set_mode`.
     Names are hashed in the detector's thread, outside the lock. Events leave outside the lock.
+
+    With masked release `schedule` says when answers go out, by `visible_blocks`, and the engine
+    calls `ripen` when it knows. An engine that does not tells tenants of no block of theirs.
     """
 
     def __init__(
@@ -69,10 +76,17 @@ class Warden:
         safeguard: SafeguardConfig | None = None,
         keys: Keys | None = None,
         tiers: TiersConfig | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.config = config
         self.block_tokens = cache.block_tokens
-        self._tree = PrefixTree(replace(cache, shared_blocks=config.pool_blocks(cache)))
+        # Masked, what a tenant keeps must not depend on what is shared either.
+        self._tree = PrefixTree(
+            replace(cache, shared_blocks=config.pool_blocks(cache)), holders_pay=config.masked
+        )
+        self.schedule = ReleaseSchedule(config.release_tail) if config.masked else None
+        width = cache.block_tokens * TOKEN_BYTES
+        self._ripening = Ripening(width, clock or SystemClock()) if config.masked else None
         self._declared = DeclaredPrefixes(cache.block_tokens)
         self._keys = keys or Keys()
         self._guard = Guard(
@@ -144,20 +158,44 @@ class Warden:
 
     # -- the request path ------------------------------------------------------------------
 
-    def admit(self, tenant: TenantId, tokens: bytes) -> Lease:
+    def admit(self, tenant: TenantId, tokens: bytes, max_blocks: int | None = None) -> Lease:
         """Step 3: the blocks of `tokens` that `tenant` may reuse, locked until `release`.
 
-        At least one token is left to compute, since its logits are needed. A tenant that read
-        too much of what others sent gets its own blocks alone. O(tokens).
+        At most `max_blocks`, and at least one token is left to compute, since its logits are
+        needed. A tenant that read too much of what others sent gets its own alone. O(tokens).
         """
-        n_tokens = len(tokens) // TOKEN_BYTES
+        most = max(0, len(tokens) // TOKEN_BYTES - 1) // self.block_tokens
         with self._lock:
             holder = self.namespace(tenant)
-            lease = self._tree.match(holder, tokens, max(0, n_tokens - 1) // self.block_tokens)
+            lease = self._tree.match(
+                holder, tokens, most if max_blocks is None else min(most, max_blocks)
+            )
             if not self._guard.allows(lease):
                 self._tree.release(lease)
                 lease = self._tree.match(holder, tokens, lease.own_blocks)
+            if self._ripening is not None:
+                self._ripening.begin(holder, lease, tokens, self._visible_blocks(lease))
         return lease
+
+    def visible_blocks(self, lease: Lease) -> int:
+        """How many of the blocks just found the tenant may be told of: its own and declared ones.
+
+        With masked release its own count once the answer that brought them is out.
+        """
+        with self._lock:
+            return self._visible_blocks(lease)
+
+    def _visible_blocks(self, lease: Lease) -> int:
+        own = lease.own_blocks
+        if self._ripening is not None:
+            own = self._ripening.visible_blocks(lease.tenant, lease.tokens, own)
+        return max(own, min(lease.hit_blocks, self._declared.blocks_of(lease.tokens)))
+
+    def ripen(self, lease: Lease, due_s: float) -> None:
+        """The first token of the request's answer goes out at `due_s`, on the warden's clock."""
+        if self._ripening is not None:
+            with self._lock:
+                self._ripening.end(lease.tenant, lease, due_s)
 
     def store(
         self, tenant: TenantId, lease: Lease, tokens: bytes, blocks: Sequence[BlockId]
@@ -170,6 +208,8 @@ class Warden:
         """
         with self._lock:
             duplicates = self._tree.insert(lease, tokens, blocks)
+            if self._ripening is not None:
+                self._ripening.stored(lease.tenant, lease)
         self._emit(Stored(tenant, len(blocks) - len(duplicates), len(duplicates)))
         return duplicates
 
@@ -182,7 +222,7 @@ class Warden:
         n_tokens, width = len(prompt) // TOKEN_BYTES, self.block_tokens
         hit, own = lease.hit_blocks * width, lease.own_blocks * width
         with self._lock:
-            self._tree.adopt(lease)
+            self._adopt(lease)
             shared = self._tree.shared_blocks_of(prompt)
             self._declared.note(lease.tenant, prompt)
             self._guard.note(tenant, prompt, lease.own_blocks, lease.hit_blocks)
@@ -191,6 +231,14 @@ class Warden:
         if full <= shared or self.config.mode is not Mode.SELECTIVE:
             return None
         return PromptJob(tenant, prompt, full, lease.hit_blocks)
+
+    def _adopt(self, lease: Lease) -> None:
+        try:
+            self._tree.adopt(lease)
+        except CacheError:  # holders pay, and the tenant's share became smaller meanwhile
+            return
+        if self._ripening is not None:
+            self._ripening.stored(lease.tenant, lease)
 
     def submit(self, job: PromptJob) -> None:
         """Step 7: hand a prompt to the detector, without waiting.
@@ -204,6 +252,8 @@ class Warden:
         """Step 6, last: let the lease's blocks be evicted again. Safe to call twice."""
         with self._lock:
             self._tree.release(lease)
+            if self._ripening is not None:
+                self._ripening.abandon(lease.tenant, lease)
 
     def evict(self, n_blocks: int, tenant: TenantId | None = None) -> list[BlockId]:
         """Let claims of `tenant` lapse until `n_blocks` of its quota are free, or free that many
@@ -283,6 +333,8 @@ class Warden:
         what was cleared or declared. Returns the promoted blocks."""
         with self._lock:
             n_tenants = self._tree.tenants
+        if self.schedule is not None:
+            self.schedule.look()
         suspicions = self._guard.monitor.end_epoch(n_tenants)
         policy = self._policy
         with self._lock:

@@ -19,8 +19,8 @@ from safekv.types import TenantId
 pytestmark = pytest.mark.model
 
 BLOCK = 32
-SYSTEM = "You are the assistant of a small shop that sells tools, seeds and garden furniture. " * 16
-SECRET = "My card number is 4539 1488 0343 6467, it expires in May. Please charge it today. " * 8
+SYSTEM = "You are the assistant of a small shop that sells tools, seeds and garden furniture. " * 8
+SECRET = "My card number is 4539 1488 0343 6467, it expires in May. Please charge it today. " * 4
 
 
 class Served:
@@ -53,7 +53,7 @@ class Served:
         extra = dict(more.get("extra", {}))
         if tenant is not None:
             extra["safekv"] = sign(self.key, TenantId(tenant), now_s=time.time(), lifetime_s=60.0)
-        params = SamplingParams(max_tokens=6, temperature=0.0, extra_args=extra or None)
+        params = SamplingParams(max_tokens=3, temperature=0.0, extra_args=extra or None)
         before = self.keeper.counts.hit_blocks
         prompt = {"prompt_token_ids": ids, **more.get("fields", {})}
         (out,) = self.llm.generate([prompt], params, use_tqdm=False)
@@ -96,7 +96,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def test_a_letter_is_its_senders_before_and_after_the_verdict(served: Served) -> None:
     system = len(served.tokenizer(SYSTEM)["input_ids"]) // BLOCK
-    letter = served.ids(SYSTEM + SECRET, system + 4)
+    letter = served.ids(SYSTEM + SECRET, system + 2)
     blocks, pid = len(letter) // BLOCK, served.keeper.index.pid  # type: ignore[attr-defined]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -120,15 +120,15 @@ def test_a_letter_is_its_senders_before_and_after_the_verdict(served: Served) ->
 
 def test_after_promotion_everybody_finds_it_and_the_answers_are_the_same(served: Served) -> None:
     text = "The opening hours of the shop are from nine to six, on Saturdays from ten to four. "
-    ids = served.ids(text * 30, 9)
+    ids = served.ids(text * 15, 5)
     cold = served.ask("a", ids)
     assert cold[0] <= 1
     last = len(served.keeper.visible.shared)
-    until(lambda: (served.keeper.drain(), len(served.keeper.visible.shared) >= last + 7)[1])
+    until(lambda: (served.keeper.drain(), len(served.keeper.visible.shared) >= last + 3)[1])
     found, told, answer = served.ask("d", ids)
-    assert found >= 7
+    assert found >= 3
     assert (told, answer) == (0, cold[2])
-    assert served.ask("d", ids) == (9, 9 * BLOCK, cold[2])
+    assert served.ask("d", ids) == (5, 5 * BLOCK, cold[2])
 
 
 def test_what_is_declared_is_shared_and_told_and_gone_when_revoked(served: Served) -> None:
@@ -153,14 +153,15 @@ def test_what_is_declared_is_shared_and_told_and_gone_when_revoked(served: Serve
 
 def test_when_the_index_dies_nothing_is_shared_until_it_is_back(served: Served) -> None:
     text = "Garden chairs are made of wood or of metal, and come in green, white and brown. "
-    ids = served.ids(text * 30, 6)
+    ids = served.ids(text * 15, 5)
     served.ask("a", ids)
     visible, index = served.keeper.visible, served.keeper.index
-    until(lambda: (served.keeper.drain(), len(visible.shared) > 4)[1])
+    until(lambda: (served.keeper.drain(), len(visible.shared) >= 2)[1])
     os.kill(index.pid, signal.SIGKILL)  # type: ignore[attr-defined]
     until(lambda: not visible.shared)
     assert served.ask("f", ids)[0] == 0
     until(lambda: index.restarts == 1)  # type: ignore[attr-defined]
+    assert index.state() == "running"  # type: ignore[attr-defined]
     served.ask("g", ids)
-    until(lambda: (served.keeper.drain(), len(visible.shared) > 3)[1])
-    assert served.ask("h", ids)[0] >= 4
+    until(lambda: (served.keeper.drain(), len(visible.shared) >= 2)[1])
+    assert served.ask("h", ids)[0] >= 2

@@ -13,8 +13,9 @@ from safekv.audit import collusion, threshold, two_world
 from safekv.audit.claims import CLAIMS, as_markdown
 from safekv.audit.runner import Audit, AuditPlan, run
 from safekv.audit.threshold import ThresholdPlan
-from safekv.cache import Lease
+from safekv.cache import CacheConfig, Lease
 from safekv.cache.node import Node
+from safekv.cache.quota import Ledger
 from safekv.safeguard.budget import ReadBudgets
 from safekv.types import TenantId
 from safekv.warden import ContributionLedger, Evidence, Quarantine, SecretThreshold, Warden
@@ -22,7 +23,7 @@ from safekv.warden.guard import Guard
 from safekv.warden.policy import PromotionPolicy
 
 ROOT = Path(__file__).parents[3]
-SMALL = AuditPlan(programs=40, plays=120, accounts=(1, 2))
+SMALL = AuditPlan(programs=40, plays=120, accounts=(1, 2), served=3)
 
 
 def quiet(done: int, total: int) -> None:
@@ -42,12 +43,14 @@ def test_every_claim_holds(audit: Audit, claim: str) -> None:
 
 def test_the_result_has_the_published_keys(audit: Audit) -> None:
     data = audit.to_json()
-    assert set(data) == {"claims", "two_world", "threshold"}
+    assert set(data) == {"claims", "two_world", "scheduler", "skipped", "threshold"}
+    assert data["skipped"] == []
     assert isinstance(data["claims"], list)
     for claim in data["claims"]:
         assert set(claim) == {"id", "sentence", "holds", "evidence", "limits"}
     assert isinstance(data["two_world"], dict)
-    for row in data["two_world"].values():
+    assert isinstance(data["scheduler"], dict)
+    for row in (*data["two_world"].values(), *data["scheduler"].values()):
         assert set(row) == {"programs", "observations", "differences"}
     assert isinstance(data["threshold"], dict)
     assert set(data["threshold"]) == {"advantage", "ci_low", "ci_high", "bound"}
@@ -66,7 +69,37 @@ def test_a_tree_that_shows_everything_is_found_in_every_mode(
 ) -> None:
     monkeypatch.setattr(Node, "visible_to", visible_to_all)
     for mode in two_world.SETTINGS:
-        assert differences(mode), mode
+        # Masked, not even that shows in times: what a tenant finds is not what it is told.
+        assert bool(differences(mode)) == (mode != "masked-paper"), mode
+
+
+def tell_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Warden, "visible_blocks", lambda self, lease: lease.hit_blocks)
+
+
+def charge_the_pool_alone(patch: pytest.MonkeyPatch) -> None:
+    """Then what a tenant keeps tells whether what it read was shared."""
+    charged = Ledger.__init__
+
+    def free(self: Ledger, config: CacheConfig, *, holders_pay: bool = False) -> None:
+        charged(self, config, holders_pay=False)
+
+    patch.setattr(Ledger, "__init__", free)
+
+
+@pytest.mark.parametrize("broken", [tell_all, charge_the_pool_alone])
+def test_a_mask_with_a_hole_is_found(
+    monkeypatch: pytest.MonkeyPatch, broken: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    broken(monkeypatch)
+    assert two_world.as_isolated(60, 1, lambda: None).differences
+    assert differences("masked-paper", 60)
+
+
+def test_renewal_by_readers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If every use counted in a later window, the accounts' own reads would make a crowd."""
+    monkeypatch.setattr(ContributionLedger, "renew", ContributionLedger.add)
+    assert not probe("readers")
 
 
 def test_promotion_without_a_verdict_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

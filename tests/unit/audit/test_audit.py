@@ -84,22 +84,28 @@ def test_without_its_positive_control_an_audit_does_not_hold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(SETTINGS, "unsafe-global", SETTINGS["isolated"])  # type: ignore[arg-type]
+    monkeypatch.setattr("safekv.audit.scheduling.available", lambda: False)
     audit = runner.run(runner.AuditPlan(programs=20, plays=100, accounts=(1,)), lambda a, b: None)
     assert [one.claim.id for one in audit.checked if not one.outcome.holds] == ["control"]
+    assert audit.skipped == ("scheduler",), "what could not be checked is neither held nor failed"
     assert not audit.holds
 
 
 def test_the_command_prints_claims_and_exits_with_the_finding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("safekv.audit.scheduling.available", lambda: False)
     result = CliRunner().invoke(verify, ["--json", "--programs", "20", "--plays", "100"])
     assert result.exit_code == 0
+    assert "not checked here: scheduler" not in result.stdout
     data = json.loads(result.stdout)
-    assert set(data) == {"claims", "two_world", "threshold", "environment"}
+    keys = {"claims", "two_world", "scheduler", "skipped", "threshold", "environment"}
+    assert set(data) == keys
     assert all(one["holds"] for one in data["claims"])
     monkeypatch.setitem(SETTINGS, "unsafe-global", SETTINGS["isolated"])  # type: ignore[arg-type]
     failed = CliRunner().invoke(verify, ["--programs", "20", "--plays", "100"])
     assert failed.exit_code == 1
+    assert "not checked here: scheduler" in failed.stderr
     assert "does not hold: control" in failed.stderr
 
 

@@ -13,6 +13,7 @@ from safekv.bench.frontier import FrontierPlan, run
 from safekv.bench.traces import Request, Trace
 from safekv.bench.traces.request import runs_of
 from safekv.cli.bench_frontier import figure, frontier
+from safekv.errors import ConfigError
 
 SIZE = 10
 
@@ -85,4 +86,5 @@ def test_the_command_reads_a_trace(tmp_path: Path) -> None:
     done = CliRunner().invoke(frontier, arguments)
     assert done.exit_code == 0, done.output
     assert len(json.loads(done.stdout)["rows"]) == 5
-    assert CliRunner().invoke(frontier, ["--trace", "missing"]).exit_code == 2
+    missing = CliRunner().invoke(frontier, ["--trace", "missing"])
+    assert isinstance(missing.exception, ConfigError)

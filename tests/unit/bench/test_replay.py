@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from safekv.bench.judging import rule_judge
 from safekv.bench.policies import POLICIES
-from safekv.bench.replay import ReplayPlan, run
+from safekv.bench.replay import LONGEST_PAUSE_TICKS, ReplayPlan, run, score
 from safekv.bench.tenancy import Bound, conversations, tenants
-from safekv.bench.traces import Request, Trace
+from safekv.bench.traces import Request, Trace, read_trace
 from safekv.bench.traces.request import runs_of
-from safekv.bench.workload import Dealing
+from safekv.bench.workload import Dealing, deal
 from safekv.cli.bench import bench
 from safekv.errors import ConfigError
 
@@ -180,3 +181,82 @@ def test_the_command_prints_one_object(tmp_path: Path) -> None:
     assert set(result["policies"]) == set(POLICIES)
     table = CliRunner().invoke(bench, ["replay", "--trace", str(path)])
     assert "safekv-paper" in table.output
+
+
+def test_a_long_silence_ends_every_window_and_costs_a_bounded_number_of_ticks() -> None:
+    """A time in another unit, or one broken line, must not make the replay run for days."""
+    before = [(0.0, "a", [0, 1], False), (1e12, "b", [0, 1], False), (1e12 + 1, "b", [0], False)]
+    rows = run(trace(*before), ReplayPlan(policies=["safekv-paper"]), silent)["policies"]
+    assert rows["safekv-paper"]["hit_rate"] == 3 / 5
+    ticks = 0
+
+    class Counting:
+        def serve(self, placed: object) -> int:
+            return 0
+
+        def tick(self) -> int:
+            nonlocal ticks
+            ticks += 1
+            return 0
+
+        def exposes(self, placed: object) -> bool:
+            return False
+
+        def copies(self) -> tuple[int, int]:
+            return 1, 1
+
+    score(Counting(), deal(trace(*before), Dealing()), 10.0, lambda n: None)
+    assert ticks == LONGEST_PAUSE_TICKS + 1
+    ticks = 0
+    score(Counting(), deal(SHARED_PROMPT, Dealing()), 10.0, lambda n: None)
+    assert ticks == 6 + 1
+
+
+def test_tenants_that_got_no_request_are_counted() -> None:
+    one = unlabelled((0.0, [0, 1]))
+    result = run(one, ReplayPlan(dealing=Dealing(tenants=10)), silent)
+    assert result["tenants"] == 1
+    assert result["notes"] == {"tenants_without_requests": 9}
+    assert result["policies"]["safekv-paper"]["gap_recovered"] is None
+    assert "tenants_without_requests" not in run(SHARED_PROMPT, ReplayPlan(), silent)["notes"]
+
+
+def test_every_policy_says_what_a_missed_secret_is_worth() -> None:
+    rows = run(SHARED_PROMPT, ReplayPlan(), silent)["policies"]
+    missed = {name: row["attacker_advantage_if_missed"] for name, row in rows.items()}
+    assert set(missed) == set(POLICIES)
+    assert missed["safekv-anonymous"] == 1 / 32
+    # Where the replay lets the detector miss everything, no more than that is exposed.
+    blind = run(SHARED_PROMPT, ReplayPlan(dealing=Dealing(recall=0)), silent)["policies"]
+    assert all(row["attacker_advantage"] <= missed[name] for name, row in blind.items())
+    assert blind["safekv-paper"]["attacker_advantage"] == 1
+
+
+def test_texts_are_judged_by_the_rules_where_the_trace_has_them(tmp_path: Path) -> None:
+    common = "You are the assistant of a shop for garden tools. Answer kindly and in short. " * 3
+    card = "My card is 4111 1111 1111 1111, please charge it there as you did before. " * 2
+    rows = [
+        {"text": common + card, "tenant": "a", "timestamp": 0},
+        {"text": common + card, "tenant": "b", "timestamp": 60},
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = read_trace(path, judge=rule_judge())
+    assert [request.cleared_blocks for request in judged.requests] == [3, 3]
+    assert [request.n_blocks for request in judged.requests] == [5, 5]
+    plan = ReplayPlan(policies=["safekv-paper", "oracle"])
+    result = run(judged, plan, silent)
+    assert result["secret_requests"] == 2
+    assert result["policies"]["safekv-paper"]["hit_rate"] == 3 * 64 / (2 * len(common + card))
+    assert result["policies"]["safekv-paper"]["attacker_advantage"] == 0
+    # What the trace itself calls no secret stays none, though the detector flags it.
+    path.write_text("".join(json.dumps({**row, "sensitive": False}) + "\n" for row in rows))
+    assert run(read_trace(path, judge=rule_judge()), plan, silent)["secret_requests"] == 0
+    done = CliRunner().invoke(
+        bench, ["replay", "--trace", str(path), "--by-detector", "--json", "--policy", "oracle"]
+    )
+    assert done.exit_code == 0, done.output
+    hashes = tmp_path / "h.jsonl"
+    hashes.write_text('{"timestamp":0,"input_length":512,"output_length":1,"hash_ids":[1]}')
+    with pytest.raises(ConfigError, match="no text that a detector could judge"):
+        read_trace(hashes, judge=rule_judge())

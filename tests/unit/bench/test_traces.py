@@ -118,6 +118,11 @@ def test_what_is_odd_is_counted_and_put_right(tmp_path: Path) -> None:
         "lines_with_unknown_fields": 1,
         "shorter_than_a_block": 1,
     }
+    texts = [{"text": "x" * 64}, {"text": "y" * 70, "timestamp": 9000, "colour": "red"}]
+    assert read_trace(written(tmp_path / "x.jsonl", texts)).notes == {
+        "lines_with_unknown_fields": 1,
+        "gaps_over_an_hour": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,6 +136,8 @@ def test_what_is_odd_is_counted_and_put_right(tmp_path: Path) -> None:
         (mooncake(hash_ids=[1, "x", 3]), "line 2: hash_ids is not a list of whole numbers"),
         (mooncake(sensitive="yes"), "line 2: sensitive is not true or false"),
         ([1, 2], "line 2: not a JSON object"),
+        ({k: v for k, v in mooncake().items() if k != "timestamp"}, "line 2: timestamp is not a"),
+        (mooncake(timestamp=-1), "line 2: timestamp is -1, use 0 or more"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, bad: Any, message: str) -> None:
@@ -178,7 +185,7 @@ def test_a_truncated_gzip_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(whole)
     assert len(read_trace(path).requests) == 500
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConfigError, match="the gzip file ends too early"):
+    with pytest.raises(ConfigError, match=r"line \d+: the gzip file ends too early"):
         read_trace(path)
     plain = tmp_path / "odd.jsonl"
     plain.write_bytes(b"\xff\xfe")

@@ -73,3 +73,32 @@ def test_a_full_quarantine_stops_all_promotion_and_drops_nothing() -> None:
     assert quarantine.full
     assert len(quarantine) == 2
     assert quarantine.reach([b"9"]) == 0
+
+
+def test_who_computed_a_block_contributes_again_by_using_it_in_a_later_window() -> None:
+    ledger = ContributionLedger(quota=10)
+    ledger.add(A, b"x")
+    ledger.clear()
+    assert not ledger.contributors(b"x")
+    assert ledger.renew(A, b"x")
+    assert not ledger.renew(B, b"x"), "B never computed it"
+    assert ledger.contributors(b"x") == {A}
+
+
+def test_renewed_contributions_count_towards_the_quota() -> None:
+    ledger = ContributionLedger(quota=2)
+    for block in (b"x", b"y"):
+        ledger.add(A, block)
+    ledger.clear()
+    ledger.add(A, b"z")
+    assert [ledger.renew(A, block) for block in (b"x", b"y")] == [True, False]
+
+
+def test_what_is_remembered_of_earlier_windows_is_bounded_and_the_flooders_own() -> None:
+    ledger = ContributionLedger(quota=1000, limit=4)
+    ledger.add(B, b"honest")
+    for n in range(20):
+        ledger.add(A, bytes([n]))
+    ledger.clear()
+    assert ledger.renew(B, b"honest")
+    assert [n for n in range(20) if ledger.renew(A, bytes([n]))] == [17, 18, 19]

@@ -275,3 +275,34 @@ def test_a_safeguard_that_guards_nothing_is_refused(wrong: dict[str, float]) -> 
     (name,) = wrong
     with pytest.raises(ConfigError, match=name):
         SafeguardConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_text_that_everybody_keeps_is_shared_in_a_later_window() -> None:
+    """Few computed it in each window, and nobody computes it again: use of it counts too."""
+    at = world(anonymous(threshold_low=5, window_epochs=2))
+    for tenant in CROWD[:4]:
+        at.send(tenant, TEXT)
+    at.tick(), at.tick()
+    for tenant in CROWD[4:8]:
+        at.send(tenant, TEXT)
+    at.tick()
+    assert found(at) == 0, "four in this window"
+    for tenant in CROWD[:4]:
+        at.send(tenant, TEXT)
+    at.tick()
+    assert found(at) == FULL
+
+
+def test_d4_a_reader_does_not_contribute_by_using_it_in_a_later_window() -> None:
+    at = world(anonymous(threshold_low=5, window_epochs=2))
+    for tenant in CROWD[:8]:
+        at.send(tenant, TEXT)
+    at.tick()
+    for tenant in CROWD[8:]:
+        at.send(tenant, TEXT)  # reads
+    at.warden.set_mode(Mode.SELECTIVE)
+    at.tick()
+    for tenant in (*CROWD[8:], *CROWD[:2]):
+        at.send(tenant, TEXT)
+    at.tick()
+    assert found(at) == 0, "four readers and two contributors"

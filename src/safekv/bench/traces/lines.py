@@ -41,7 +41,7 @@ def rows(path: Path) -> Rows:
 def _row(path: Path, number: int, line: bytes) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LineError(path, number, "not a JSON object") from error
     if not isinstance(row, dict):
         raise LineError(path, number, "not a JSON object")

@@ -20,7 +20,8 @@ class Request:
     A block's number stands for its content *and* all that comes before it, so equal numbers
     mean equal prefixes. `tenant`, `conversation` and `sensitive` are what the trace says,
     `None` where it says nothing. `public_blocks` lead every request of an application and
-    are nobody's secret (tools, system prompt), as far as the trace tells.
+    are nobody's secret (tools, system prompt), as far as the trace tells. `cleared_blocks` are
+    those a detector cleared that was asked about the text, `None` where none was.
     """
 
     time_s: float
@@ -31,6 +32,7 @@ class Request:
     conversation: str | None = None
     sensitive: bool | None = None
     public_blocks: int = 0
+    cleared_blocks: int | None = None
 
     def numbers(self) -> Iterator[int]:
         """The block numbers, first to last."""

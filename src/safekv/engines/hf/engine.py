@@ -10,20 +10,24 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from functools import partial
 from pathlib import Path
 
-from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+from transformers.generation.continuous_batching.requests import RequestStatus
 
 from safekv.cache import CacheConfig, TiersConfig
+from safekv.clock import SystemClock
 from safekv.detect.base import Detector
 from safekv.detect.cascade import Cascade
 from safekv.detect.config import DetectConfig
 from safekv.detect.worker import DetectionWorker
 from safekv.engines.base import Chunk, DeclaredText, GenerationRequest
 from safekv.engines.declared import declared_tokens
+from safekv.engines.hf.admission import Admission
+from safekv.engines.hf.asking import enqueue, finish_reason, require_fit
 from safekv.engines.hf.config import HFConfig
+from safekv.engines.hf.held import HeldOutput
+from safekv.engines.hf.leaving import Leaving
 from safekv.engines.hf.load import LoadedModel, load
 from safekv.engines.hf.loop import LatestOutput, SelectiveLoop
-from safekv.engines.hf.paged import Admission, SelectiveCache
-from safekv.engines.hf.sampling import sampling_kwargs
+from safekv.engines.hf.paged import SelectiveCache
 from safekv.engines.hf.text import AnswerText, PromptText
 from safekv.engines.hf.tiers.files import Sealer
 from safekv.engines.hf.tiers.fingerprint import fingerprint
@@ -31,13 +35,16 @@ from safekv.engines.hf.tiers.mover import TierSetup, setup
 from safekv.errors import ConfigError, EngineError, RequestError
 from safekv.events import EventSink
 from safekv.safeguard import SafeguardConfig
-from safekv.types import Mode, TenantId, pack_tokens
-from safekv.warden import PromptJob, Warden, WardenConfig
+from safekv.types import Mode, Profile, Release, TenantId, pack_tokens
+from safekv.warden import Prefill, PromptJob, Warden, WardenConfig
 
 log = logging.getLogger(__name__)
 
 NO_DETECTOR = Cascade((), lambda stage, error: None)
 """Clears nothing: `declared` needs epochs and no verdicts."""
+
+CALIBRATIONS, CALIBRATION_TOKENS = 3, 1024
+"""Prefills measured of each size, and the longest, before a server with masked release serves."""
 
 
 class HFEngine:
@@ -47,13 +54,14 @@ class HFEngine:
     a missing detector is a `ConfigError` rather than a silent loss. Other modes ignore it.
     `declared` is asked at every epoch tick what operators declared, and says `None` while
     nothing changed.
+    A `source` that is loaded already is served as it is, for benchmarks.
     Likewise `tiers` with a disk need a `sealer`: no block reaches the disk in the clear.
     """
 
     def __init__(
         self,
         model_id: str,
-        source: Path | str,
+        source: Path | str | LoadedModel,
         *,
         engine: HFConfig,
         cache: CacheConfig,
@@ -80,7 +88,14 @@ class HFEngine:
         self._detector = detector
         self._events = events
         self._declared = declared
-        self.warden = Warden(warden, cache, events, safeguard, tiers=self._tiers)
+        if warden.masked and self._tiers.host_blocks:
+            raise ConfigError(
+                f"warden.release is masked and tiers.host_blocks is {self._tiers.host_blocks}",
+                "use one of them: what lies in tiers is not masked yet",
+            )
+        self._clock = SystemClock()
+        self.warden = Warden(warden, cache, events, safeguard, tiers=self._tiers, clock=self._clock)
+        self._leaving = Leaving()
         self._loaded: LoadedModel | None = None
         self._loop: SelectiveLoop | None = None
         self._worker: DetectionWorker[PromptJob] | None = None
@@ -95,17 +110,33 @@ class HFEngine:
         await asyncio.to_thread(self._load)
         self._start_detection()
         # No admission, so it belongs to nobody: it reuses nothing and leaves nothing behind.
-        warm = GenerationRequest(
-            tenant=TenantId(""), token_ids=[0] * self._cache.block_tokens, max_tokens=1
-        )
-        async for _ in self._stream(warm, admitted=False):
+        await self._prefill_s(self._cache.block_tokens)
+        if self.warden.schedule is not None:
+            self.warden.schedule.calibrate(await self._prefills())
+
+    async def _prefills(self) -> list[Prefill]:
+        """How long prefills take now that nobody else is served. Some seconds on a CPU."""
+        most = min(self.context_tokens, self._cache.capacity_blocks * self._cache.block_tokens) - 1
+        sizes = {self._cache.block_tokens, most // 16, self._engine.max_batch_tokens, most}
+        sizes = {size for size in sizes if 1 <= size <= min(most, CALIBRATION_TOKENS)}
+        return [
+            Prefill(size, 0, await self._prefill_s(size))
+            for size in sorted(sizes)
+            for _ in range(CALIBRATIONS)
+        ]
+
+    async def _prefill_s(self, n_tokens: int) -> float:
+        """Seconds to the first token of a prompt that is nobody's."""
+        began = self._clock.now_s()
+        request = GenerationRequest(tenant=TenantId(""), token_ids=[0] * n_tokens, max_tokens=1)
+        async for _ in self._stream(request, admitted=False):
             pass
+        return self._clock.now_s() - began
 
     def _load(self) -> None:
-        self._loaded = load(self._source, self._engine)
-        loop = SelectiveLoop(
-            self._loaded.model, self._cache, self._engine, self.warden, self._tier_setup
-        )
+        source = self._source
+        self._loaded = source if isinstance(source, LoadedModel) else load(source, self._engine)
+        loop = self._new_loop(self._loaded)
         # Builds the cache in this thread, so that a model it cannot serve is refused here.
         try:
             loop.warmup()
@@ -116,6 +147,10 @@ class HFEngine:
             ) from error
         loop.start()
         self._loop = loop
+
+    def _new_loop(self, loaded: LoadedModel) -> SelectiveLoop:
+        parts = self._cache, self._engine, self.warden, self._tier_setup, self._clock
+        return SelectiveLoop(loaded.model, *parts)
 
     def _tier_setup(self, wake: Callable[[], None]) -> TierSetup:
         model = self._model
@@ -143,16 +178,20 @@ class HFEngine:
         """End an epoch, after a look at what is declared."""
         texts = self._declared()
         if texts is not None:
-            self.warden.declare([pack_tokens(self._encode_declared(one)) for one in texts])
+            prefixes = [declared_tokens(one, self.encode, self.encode_chat) for one in texts]
+            self.warden.declare([pack_tokens(prefix) for prefix in prefixes])
         self.warden.tick()
-
-    def _encode_declared(self, one: DeclaredText) -> list[int]:
-        return declared_tokens(one, self.encode, self.encode_chat)
 
     async def stop(self, drain_s: float) -> None:
         """Let the loop finish for `drain_s` seconds, then end it. Safe to call twice."""
         if self._worker is not None:
             await asyncio.to_thread(self._worker.stop)
+        try:
+            await self._stop_loop(drain_s)
+        finally:
+            await self._leaving.stop()
+
+    async def _stop_loop(self, drain_s: float) -> None:
         loop = self._loop
         if loop is None or not loop.is_running():
             return
@@ -163,6 +202,14 @@ class HFEngine:
             await asyncio.to_thread(loop.stop, True, 30.0, False, True)
         if cache is not None:
             await asyncio.to_thread(cache.stop_copies)
+
+    def sharing(self) -> tuple[Mode, Profile]:
+        """The mode and the profile in force."""
+        return self.warden.config.mode, self.warden.config.profile
+
+    def set_mode(self, mode: Mode, profile: Profile | None = None) -> int:
+        """Share less, at once; the demoted blocks. Raises `ConfigError` for what shares more."""
+        return self.warden.set_mode(mode, profile)
 
     # -- facts -----------------------------------------------------------------------------
 
@@ -195,7 +242,10 @@ class HFEngine:
 
     def health(self) -> Mapping[str, object]:
         """Facts that are the same for every tenant."""
-        facts: dict[str, object] = {"mode": self.warden.config.mode.value, "engine": "hf"}
+        config = self.warden.config
+        release = Release.MASKED if config.masked else Release.IMMEDIATE
+        facts: dict[str, object] = {"mode": config.mode.value, "engine": "hf"}
+        facts["release"] = release.value
         if self._worker is not None:
             facts["detector"] = self._worker.state()
         return facts
@@ -287,15 +337,19 @@ class HFEngine:
         request_id = secrets.token_hex(16)
         ceiling = self.warden.ceiling_blocks(request.tenant) if admitted else 0
         if admitted:
-            self._require_fit(request, ceiling * self._cache.block_tokens)
+            require_fit(request, ceiling * self._cache.block_tokens)
+            self._leaving.require_room(request.tenant)
         admission = Admission(request.tenant, len(request.token_ids), ceiling)
-        outputs = LatestOutput()
+        outputs: LatestOutput | HeldOutput = LatestOutput()
+        if admitted and self.warden.config.masked:
+            outputs = HeldOutput(lambda: admission.due_s, self._clock)
         if admitted:
             loop.admissions.by_id[request_id] = admission
         loop.router.open(request_id, outputs.put)
-        finished = False
+        finished = enqueued = False
         try:
-            self._enqueue(loop, request_id, request)
+            enqueue(loop, request_id, request)
+            enqueued = True
             text, seen = AnswerText(self._model.tokenizer), 0
             while not finished:
                 output = await outputs.get(self.healthy)
@@ -307,47 +361,28 @@ class HFEngine:
                     text.add(new),
                     seen,
                     admission.cached_tokens,
-                    self._finish_reason(output) if finished else None,
+                    finish_reason(loop, output) if finished else None,
                 )
         finally:
-            loop.router.close(request_id)
-            loop.admissions.by_id.pop(request_id, None)
-            if not finished:
-                loop.cancel_request(request_id)
+            if finished or not isinstance(outputs, HeldOutput) or not enqueued:
+                self._end(loop, request_id, cancel=not finished)
+            else:
+                self._leaving.add(request.tenant, self._leave(loop, request_id, outputs))
+
+    async def _leave(self, loop: SelectiveLoop, request_id: str, outputs: HeldOutput) -> None:
+        """End a masked request whose client has gone when its first token would have gone out."""
+        try:
+            with contextlib.suppress(EngineError):
+                await outputs.first(self.healthy)
+        finally:
+            self._end(loop, request_id, cancel=True)
 
     @staticmethod
-    def _require_fit(request: GenerationRequest, limit_tokens: int) -> None:
-        """Refuse what the tenant's cache can never hold: it would wait for ever.
-
-        The gateway asked for the limit before, but a tenant that came since may have lowered it.
-        """
-        asked = len(request.token_ids) + request.max_tokens
-        if asked > limit_tokens:
-            raise RequestError(
-                f"prompt and answer have {asked} tokens, the tenant's cache holds {limit_tokens}",
-                "send a shorter prompt or ask for a shorter answer",
-                code="context_length_exceeded",
-            )
-
-    def _enqueue(self, loop: SelectiveLoop, request_id: str, request: GenerationRequest) -> None:
-        if loop.background_thread_status.can_accept_new_requests() is not None:
-            raise EngineError("the engine is stopping", "try again later")
-        accepted = loop.add_request(
-            list(request.token_ids),
-            request_id=request_id,
-            max_new_tokens=request.max_tokens,
-            streaming=True,
-            **sampling_kwargs(request.temperature, request.top_p),
-        )
-        if accepted is None:
-            raise EngineError("the engine is stopping", "try again later")
-
-    def _finish_reason(self, output: GenerationOutput) -> str:
-        eos = self._running_loop().generation_config.eos_token_id
-        stops = {eos} if isinstance(eos, int) else set(eos or ())
-        return (
-            "stop" if output.generated_tokens and output.generated_tokens[-1] in stops else "length"
-        )
+    def _end(loop: SelectiveLoop, request_id: str, *, cancel: bool) -> None:
+        loop.router.close(request_id)
+        loop.admissions.by_id.pop(request_id, None)
+        if cancel:
+            loop.cancel_request(request_id)
 
     @property
     def _model(self) -> LoadedModel:

@@ -20,8 +20,10 @@ from transformers.generation.continuous_batching.initialization import (
 from transformers.generation.continuous_batching.requests import GenerationOutput, logger
 
 from safekv.cache import CacheConfig
+from safekv.clock import Clock
+from safekv.engines.hf.admission import Admissions
 from safekv.engines.hf.config import HFConfig
-from safekv.engines.hf.paged import Admissions, SelectiveCache
+from safekv.engines.hf.paged import SelectiveCache
 from safekv.engines.hf.sampling import processors
 from safekv.engines.hf.scheduler import PatientScheduler
 from safekv.engines.hf.tiers.mover import TierSetup
@@ -134,6 +136,7 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
         engine: HFConfig,
         warden: Warden,
         tiers: Callable[[Callable[[], None]], TierSetup] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         super().__init__(model, generation_config(model), batching_config(cache, engine))
         self.logit_processor = processors()
@@ -141,6 +144,7 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
         self.router = StreamRouter()
         self.output_router = self.router
         self._warden = warden
+        self._clock = clock
         self._tiers = tiers(self._wake_up_loop.set) if tiers is not None else None
 
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
@@ -178,4 +182,5 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
             warden=self._warden,
             admissions=self.admissions,
             tiers=self._tiers,
+            clock=self._clock,
         )

@@ -7,7 +7,6 @@ write indices stay transformers' own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
@@ -16,38 +15,12 @@ from transformers.generation.continuous_batching.cache_allocators.cache_allocato
 from transformers.generation.continuous_batching.requests import RequestState
 
 from safekv.cache import Lease
+from safekv.clock import Clock, SystemClock
+from safekv.engines.hf.admission import Admission, Admissions, Held
 from safekv.engines.hf.tiers.mover import Mover, TierSetup
 from safekv.errors import CacheError, IsolationBroken, ModelError
 from safekv.types import BlockId, TenantId, pack_tokens
-from safekv.warden import PromptJob, TierWarden, Warden
-
-
-@dataclass(slots=True)
-class Admission:
-    """Whose request it is, written by the gateway's side before the engine sees the request.
-
-    The engine's thread fills in the rest. `cached_tokens` are the prompt tokens found in the
-    tenant's own cache, the only hit the tenant is told of; it is final once a forward pass
-    has run (`started`), so that a request which is set back does not count its own work.
-    `ceiling_blocks` is what the tenant could hold when it was admitted.
-    `submitted` says that the prompt was counted and handed to the detector.
-    """
-
-    tenant: TenantId
-    prompt_tokens: int
-    ceiling_blocks: int = 0
-    cached_tokens: int = 0
-    started: bool = False
-    submitted: bool = False
-
-
-@dataclass(slots=True)
-class _Held:
-    """What a running request holds: its lease, and how many leading blocks the tree owns."""
-
-    lease: Lease
-    admission: Admission
-    stored_blocks: int
+from safekv.warden import Prefill, PromptJob, ReleaseSchedule, TierWarden, Warden
 
 
 class ClosedLedger(BlockLedger):  # type: ignore[misc]
@@ -58,17 +31,6 @@ class ClosedLedger(BlockLedger):  # type: ignore[misc]
 
     def register_new_hash(self, block_id: int, block_hash: int) -> int | None:
         raise IsolationBroken("transformers' own prefix cache was asked to store a hash")
-
-
-@dataclass(slots=True)
-class Admissions:
-    """Requests on their way into the engine. One writer per key; reads are atomic."""
-
-    by_id: dict[str, Admission] = field(default_factory=dict)
-
-    def get(self, request_id: str) -> Admission | None:
-        """The admission of `request_id`, or `None`: then nothing is reused and nothing stored."""
-        return self.by_id.get(request_id)
 
 
 class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
@@ -85,9 +47,11 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         warden: Warden,
         admissions: Admissions,
         tiers: TierSetup | None = None,
+        clock: Clock | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._clock = clock or SystemClock()
         kinds = sorted(self.cache_allocators)
         if kinds != [FULL_ATTENTION]:
             raise ModelError(
@@ -102,7 +66,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         self._allocator.ledger = ClosedLedger()
         self._warden = warden
         self._admissions = admissions
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._jobs: list[PromptJob] = []
         self._mover: Mover | None = None
         if warden.tiers is not None and tiers is not None:
@@ -121,16 +85,46 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         admission = self._admissions.get(request_id)
         if admission is None:
             return 0
-        lease = self._warden.admit(admission.tenant, pack_tokens(prompt_ids))
+        tokens = pack_tokens(prompt_ids)
+        lease = self._warden.admit(admission.tenant, tokens)
         if self._mover is not None and self._warden.tiers is not None:
             self._onload(self._mover, self._warden.tiers, admission, lease)
-        self._held[request_id] = _Held(lease, admission, lease.n_blocks)
-        page = int(self._allocator.tokens_per_page)
+        page, promised = int(self._allocator.tokens_per_page), 0
+        if self._schedule is not None:
+            lease, promised = self._promise(admission, lease, tokens, -(-len(prompt_ids) // page))
+        self._held[request_id] = Held(lease, admission, lease.n_blocks, promised)
+        admission.set_back = admission.started
         if not admission.started:
-            admission.cached_tokens = lease.own_blocks * page
+            admission.cached_tokens = self._warden.visible_blocks(lease) * page
+            admission.scheduled_s = self._clock.now_s()
         if lease.n_blocks:
             self._allocator.block_table[request_id] = lease.blocks
         return lease.n_blocks * page
+
+    @property
+    def _schedule(self) -> ReleaseSchedule | None:
+        """When first tokens go out, while release is masked."""
+        return self._warden.schedule if self._warden.config.masked else None
+
+    def _promise(
+        self, admission: Admission, lease: Lease, tokens: bytes, n_blocks: int
+    ) -> tuple[Lease, int]:
+        """Make room in the tenant's quota for all `n_blocks` of a prompt, found or not.
+
+        Where there is none, nothing is promised and nothing that was found shared is used: the
+        request then waits as it would if nobody had shared anything.
+        """
+        wanted = n_blocks - lease.own_blocks
+        room, evictable = self.room_blocks(admission)
+        if wanted <= room + evictable:
+            if wanted > room:
+                self._give_back(self._warden.evict(wanted - room, admission.tenant))
+            return lease, n_blocks
+        if lease.hit_blocks > lease.own_blocks:
+            own = lease.own_blocks
+            self._warden.release(lease)
+            lease = self._warden.admit(admission.tenant, tokens, own)
+        return lease, 0
 
     def _onload(self, mover: Mover, tiers: TierWarden, admission: Admission, lease: Lease) -> None:
         """Step 4: bring up what host memory has of the prompt, as far as the quota allows."""
@@ -182,6 +176,11 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         if held is None or table is None:
             return
         admission = held.admission
+        if self._schedule is not None and not admission.started:
+            new = admission.prompt_tokens - admission.cached_tokens
+            admission.due_s = self._schedule.due_s(
+                admission.tenant, admission.scheduled_s, new, admission.cached_tokens
+            )
         admission.started = True
         new = complete_blocks.get(FULL_ATTENTION, 0)
         if new:
@@ -191,13 +190,25 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
             prompt = pack_tokens(state.initial_tokens[: admission.prompt_tokens])
             if job := self._warden.computed(admission.tenant, held.lease, prompt):
                 self._jobs.append(job)
+            if self._schedule is not None:
+                self._release(self._schedule, held)
+
+    def _release(self, schedule: ReleaseSchedule, held: Held) -> None:
+        """The first token is there: it goes out when it is due, or now if that is past."""
+        admission, now = held.admission, self._clock.now_s()
+        if not admission.set_back:
+            found = held.lease.hit_blocks * int(self._allocator.tokens_per_page)
+            took = Prefill(admission.prompt_tokens - found, found, now - admission.scheduled_s)
+            schedule.measure(admission.tenant, took, late=now > admission.due_s)
+        admission.due_s = max(now, admission.due_s)
+        self._warden.ripen(held.lease, admission.due_s)
 
     def submit_jobs(self) -> None:
         """Step 7: hand in the prompts computed in the last step, now that their tokens are out."""
         while self._jobs:
             self._warden.submit(self._jobs.pop())
 
-    def _store(self, held: _Held, table: list[int], state: RequestState, n_blocks: int) -> None:
+    def _store(self, held: Held, table: list[int], state: RequestState, n_blocks: int) -> None:
         n_tokens = n_blocks * self._allocator.tokens_per_page
         tokens = pack_tokens((state.initial_tokens + state.generated_tokens)[:n_tokens])
         start = held.stored_blocks
@@ -247,8 +258,12 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         if needed <= 0:  # most steps of an answer
             return dry_run or bool(super().can_store_request_tokens(state, request_len))
         held = self._held.get(state.request_id)
-        if held is not None and not self._fits_quota(held.admission, needed, dry_run):
-            return False
+        if held is not None:
+            # What was promised is in no other request's room.
+            has = len(self._allocator.block_table.get(state.request_id, ()))
+            lacking = min(needed, has + needed - held.promised_blocks)
+            if not self._fits_quota(held.admission, max(0, lacking), dry_run):
+                return False
         self._give_back(self._warden.take_freed())
         lacking = needed - self._unused_blocks()
         if lacking > 0 and not dry_run:
@@ -271,7 +286,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         """
         usage = self._warden.usage(admission.tenant)
         ceiling = max(usage.ceiling_blocks, admission.ceiling_blocks)
-        running = self._running_blocks(self._warden.namespace(admission.tenant))
+        running = self._reserved_blocks(self._warden.namespace(admission.tenant))
         return ceiling - usage.charged_blocks - running, usage.evictable_blocks
 
     def count_storable_requests(self, list_blocks_needed: list[dict[str, int]]) -> int:
@@ -289,14 +304,22 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         """Nothing: eviction happens block by block, when and as far as a request needs it."""
         return False
 
-    def _running_blocks(self, namespace: TenantId | None = None) -> int:
+    def _running_blocks(self) -> int:
         """Blocks in running requests' tables that the tree does not own. O(requests)."""
-        total = 0
-        for request_id, table in self._allocator.block_table.items():
-            held = self._held.get(request_id)
-            if namespace is None or (held is not None and held.lease.tenant == namespace):
-                total += len(table) - (held.stored_blocks if held is not None else 0)
-        return total
+        held = self._held
+        return sum(
+            len(table) - (held[request_id].stored_blocks if request_id in held else 0)
+            for request_id, table in self._allocator.block_table.items()
+        )
+
+    def _reserved_blocks(self, namespace: TenantId) -> int:
+        """What requests of one tenant hold beside what it is charged for. O(requests)."""
+        tables = self._allocator.block_table
+        return sum(
+            held.reserved_blocks(len(tables.get(request_id, ())))
+            for request_id, held in self._held.items()
+            if held.lease.tenant == namespace
+        )
 
     def _unused_blocks(self) -> int:
         allocator = self._allocator

@@ -11,7 +11,7 @@ from typing import Final
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
-from safekv.engines.hf.paged import Admission
+from safekv.engines.hf.admission import Admission
 from safekv.types import TenantId
 
 SPARE_PART: Final = 8

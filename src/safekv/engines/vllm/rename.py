@@ -136,9 +136,12 @@ class Renamer:
     ) -> None:
         pool, tokens = self._pool, copy.block_hash_num_tokens
         old_key = make_block_hash_with_group_id(BlockHash(old), GROUP)
-        names = [make_block_hash_with_group_id(BlockHash(name), GROUP) for name in new]
         kept = [key for key in pool._remove_cached_block_hashes(copy) if key != old_key]
-        for key in (*names, *kept):
+        # A block that several tenants held may have the new name already.
+        added = {make_block_hash_with_group_id(BlockHash(name), GROUP): name for name in new}
+        for key in kept:
+            added.pop(key, None)
+        for key in (*added, *kept):
             pool._insert_block_hash(key, copy, num_tokens=tokens)
         if not copy.ref_cnt and copy.block_hash is None:
             # Nobody can find it any more, so it is the first to be used again.
@@ -146,7 +149,7 @@ class Renamer:
             pool.free_block_queue.prepend_n([copy])
         pool._emit_block_removed_events([old_key])
         if pool.enable_kv_cache_events:
-            pool.kv_event_queue += [self._stored(name, block) for name in new]
+            pool.kv_event_queue += [self._stored(name, block) for name in added.values()]
         self.renamed += 1
 
     def _stored(self, name: bytes, block: NamedBlock) -> BlockStored:

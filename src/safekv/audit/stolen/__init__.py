@@ -1,0 +1,1 @@
+"""What a stolen cache gives away: every attack against every protection, measured."""

@@ -1,0 +1,1 @@
+"""Open-loop load over HTTP against a served model, mode beside mode."""
