@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from safekv.cli.main import cli
-from safekv.errors import CloakError, ConfigError
+from safekv.errors import CloakError, ConfigError, ModelError
 
 
 def run(*arguments: str) -> Result:
@@ -46,6 +46,20 @@ def test_keygen_fuse_and_verify(
     assert told["perplexity_cloaked"] == pytest.approx(told["perplexity_plain"], rel=1e-5)
     assert told["perplexity_tokens"] >= 2000
 
+    # Through the cloaked cache and by fusing alone are two measurements.
+    assert told["max_abs_logit_diff"] != told["fused_max_abs_logit_diff"]
+    assert 0 < told["fused_max_abs_logit_diff"] <= 1e-3
+    assert told["fused_greedy_tokens_identical"] == 20 * 64
+    rough = run("verify", str(tiny_dir), str(out), "--dtype=bfloat16", "--quick", "--json")
+    bare = run(
+        "verify", str(tiny_dir), str(out), "--dtype=bfloat16", "--quick", "--no-beacon", "--json"
+    )
+    diffs = [json.loads(result.stdout)["max_abs_logit_diff"] for result in (rough, bare)]
+    assert 1e-3 < diffs[1] < diffs[0], "the beacon costs precision in 16 bits"
+
+    other = run("verify", str(tiny_dir), str(tiny_dir), "--quick")
+    assert isinstance(other.exception, ModelError)
+    assert "no fused checkpoint" in str(other.exception)
     short = tmp_path / "short.txt"
     short.write_text("too short")
     error = run("verify", str(tiny_dir), str(out), "--text", str(short)).exception

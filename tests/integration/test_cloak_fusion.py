@@ -89,6 +89,58 @@ def test_a_fused_model_says_the_same(kind: str, scale: float) -> None:
             torch.testing.assert_close(after, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("beacon", [True, False])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
+def test_a_fused_model_with_a_cloaked_cache_says_the_same(kind: str, beacon: bool) -> None:
+    from dataclasses import replace
+
+    from safekv.cloak import Cloak
+    from safekv.cloak.calibrate import limits_of
+    from safekv.cloak.hf import CloakedCache
+
+    plain, fused, key = tiny(kind), tiny(kind), CloakKey.generate()
+    attention = fuse_model(fused, key, 1.2, quiet)
+    limits = limits_of(fused, IDS[None])
+    config = replace(
+        attention.cloak_config(1.2), block_tokens=4, limit=max(limits.values()), beacon=beacon
+    )
+    made = []
+
+    def new_cache() -> CloakedCache:
+        cloak = Cloak(key, config, fused=True, limits=limits)
+        made.append(CloakedCache.matrix(fused.config, cloak))
+        return made[-1]
+
+    plan = VerifyPlan(window_tokens=30, prompts=3, prompt_tokens=8, new_tokens=6, chunk_tokens=7)
+    told = compare([plain, fused], IDS, plan, quiet, new_cache)
+    assert told.max_abs_logit_diff < 1e-5
+    assert told.greedy_tokens_identical == told.greedy_tokens_total == 18
+    assert told.perplexity_cloaked == pytest.approx(told.perplexity_plain, rel=1e-6)
+    assert [len(cache.layers[1].blocks) for cache in made] == [7, 7, 3]
+
+
+def test_a_cache_read_under_another_key_says_something_else() -> None:
+    """So the comparison above can fail."""
+    from dataclasses import replace
+
+    from safekv.cloak import Cloak
+    from safekv.cloak.hf import CloakedCache
+
+    model, key = tiny("llama"), CloakKey.generate()
+    attention = fuse_model(model, key, 1.0, quiet)
+    config = replace(attention.cloak_config(1.0), block_tokens=4, limit=1e3)
+    told = []
+    for other in (key, CloakKey.generate()):
+        cache = CloakedCache.matrix(model.config, Cloak(key, config, fused=True))
+        model(IDS[None], past_key_values=cache)
+        for layer in cache.layers:
+            layer._guard._cloak = Cloak(other, config, fused=True)
+        told.append(model(IDS[None, :1], past_key_values=cache).logits)
+    plain = model(torch.cat([IDS, IDS[:1]])[None]).logits[:, -1:]
+    torch.testing.assert_close(told[0], plain, rtol=1e-4, atol=1e-4)
+    assert (told[1] - plain).abs().max() > 1e-2
+
+
 def test_another_key_gives_other_keys_and_values() -> None:
     one, two = tiny("llama"), tiny("llama")
     fuse_model(one, CloakKey.generate(), 1.0, quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch
 from click.testing import CliRunner
 
 from safekv.bench.cloak import CloakPlan
-from safekv.bench.cloak_matrices import MatricesPlan
+from safekv.bench.cloak_engine import CloakEnginePlan
+from safekv.bench.cloak_engine import run as run_engine
+from safekv.bench.cloak_matrices import MatricesPlan, judged
 from safekv.bench.cloak_matrices import run as matrices
 from safekv.cli.main import cli
 from safekv.cloak import Cloak, CloakConfig, CloakKey, Part, Stream, bits_of
 from safekv.errors import CloakError
 from safekv.types import BlockId
+from safekv.vault import Vault
 
 BLOCK = BlockId(7)
 CONFIG = CloakConfig(head_dim=8, kv_heads=2, limit=4.0, condition=10.0, scale=1.5)
@@ -78,14 +82,21 @@ def test_out_of_range_tensors_are_refused(bad: float) -> None:
 
 
 def test_matrices_are_timed_and_their_round_trip_is_as_exact_as_the_dtype() -> None:
-    rows = matrices(MatricesPlan(block_tokens=(16,), head_dims=(64,), size_bytes=8192, rounds=1))
+    plan = MatricesPlan(
+        block_tokens=(16, 128), head_dims=(64,), sizes_bytes=(8192, 32768), rounds=(1, 2)
+    )
+    every = matrices(plan)
+    # A block of 128 x 64 is larger than 8 KiB in each dtype, and just 32 KiB in float32.
+    assert len(every) == 4 * 3 * (2 + 1)
+    assert {row["size_bytes"] for row in every} == {8192, 32768}
+    assert [bar["what"] for bar in judged(every)] == ["cloak_obfuscate", "cloak_deobfuscate"]
+    rows = [row for row in every if "peer" in row and row["block_size"] == 16]
     errors = {row["dtype"]: row["round_trip_relative_error"] for row in rows}
     assert list(errors) == ["float32", "float16", "bfloat16"]
     assert 0 < errors["float32"] < 1e-5 < errors["float16"] < errors["bfloat16"] < 0.2
     # The beacon is larger than the rest, so it costs the rest its last bits.
     for row in rows:
         assert row["round_trip_relative_error_without_beacon"] < row["round_trip_relative_error"]
-    assert {row["size_bytes"] for row in rows} == {8192}
 
 
 @pytest.mark.parametrize("flags", [["--json"], []])
@@ -102,3 +113,28 @@ def test_the_command(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert record["environment"]["cores"] >= 1
     else:
         assert "stream_obfuscate >= 90% from 256 KiB" in result.stdout
+
+
+async def test_the_engine_is_measured_on_all_sides(tiny_dir: Path, tmp_path: Path) -> None:
+    plan = CloakEnginePlan(
+        rounds=2,
+        prompt_tokens=65,
+        batch_requests=2,
+        batch_prompt_tokens=40,
+        batch_new_tokens=2,
+    )
+    heard: list[tuple[int, int]] = []
+    told = await run_engine(
+        "tiny",
+        tiny_dir,
+        plan,
+        (tmp_path, Vault.ephemeral()),
+        lambda done, total: heard.append((done, total)),
+    )
+    assert heard == [(0, 2), (1, 2), (2, 2)]
+    assert list(told["median"]) == ["plain", "stream", "matrix", "vaulted_disk"]
+    assert list(told["percent_of_plain"]) == ["stream", "matrix", "vaulted_disk"]
+    for side, samples in told["samples"].items():
+        for values in samples.values():
+            assert len(values) == 2, side
+            assert min(values) > 0, side

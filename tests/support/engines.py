@@ -12,7 +12,7 @@ from safekv.cache import CacheConfig, TiersConfig
 from safekv.detect.base import Detector, Document, Finding
 from safekv.detect.config import DetectConfig
 from safekv.engines.base import Chunk, DeclaredText, GenerationRequest
-from safekv.engines.hf.config import HFConfig
+from safekv.engines.hf.config import CloakSettings, HFConfig
 from safekv.engines.hf.engine import HFEngine
 from safekv.engines.hf.tiers.files import Sealer
 from safekv.events import Event
@@ -95,6 +95,7 @@ async def running(
     declared: Callable[[], Sequence[DeclaredText] | None] = lambda: None,
     tiers: TiersConfig | None = None,
     sealer: Sealer | None = None,
+    cloak: CloakSettings | None = None,
     warden: WardenConfig | None = None,
 ) -> AsyncIterator[HFEngine]:
     engine = HFEngine(
@@ -109,6 +110,7 @@ async def running(
         declared=declared,
         tiers=tiers,
         sealer=sealer,
+        cloak=cloak,
     )
     await engine.start()
     try:

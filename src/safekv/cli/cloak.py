@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -95,21 +95,47 @@ def fuse(model: str, out: Path, key: Path | None, scale: float, as_json: bool) -
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A text of 2,048 tokens or more.  [default: Python's reference manual]",
 )
+@KEY
+@click.option("--beacon/--no-beacon", default=True, help="Whether blocks carry a beacon.")
+@click.option(
+    "--condition",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(1, 1e6),
+    help="Condition number of S, at most.",
+)
+@click.option("--quick", is_flag=True, help="510 tokens of text, 4 prompts of 16 tokens.")
 @AS_JSON
-def verify(model: str, fused: Path, dtype: str, text: Path | None, as_json: bool) -> None:
-    """Compare FUSED with the plain MODEL: logits, greedy tokens and perplexity.
+def verify(
+    model: str,
+    fused: Path,
+    dtype: str,
+    text: Path | None,
+    key: Path | None,
+    beacon: bool,
+    condition: float,
+    quick: bool,
+    as_json: bool,
+) -> None:
+    """Compare FUSED, its KV cloaked, with the plain MODEL: logits, greedy tokens, perplexity.
 
-    20 prompts of 64 greedy tokens and 2,048 tokens of text. This says that fusing changed
-    nothing, not that anything is hidden: see `safekv cloak --help`.
+    20 prompts of 64 greedy tokens and 2,048 tokens of text, once with M in the weights alone, and
+    once with full blocks of KV under S, P and the beacon, undone where attention reads. This
+    says that nothing changed, not that anything is hidden: see `safekv cloak --help`.
 
-    Exit status: 0 compared, whatever came out, 1 the text is too short, 2 no such model.
+    Exit status: 0 compared, whatever came out, 1 the text is too short, 2 no key or no such model.
     """
-    from safekv.cloak.verify import VerifyPlan, manual_text
+    from safekv.cloak.keys import CloakKeyFile, default_cloak_file
+    from safekv.cloak.verify import QUICK, VerifyPlan, manual_text
     from safekv.cloak.verify import verify as compared
 
     words = manual_text() if text is None else text.read_text(encoding="utf-8")
+    plan = replace(
+        QUICK if quick else VerifyPlan(), dtype=dtype, beacon=beacon, condition=condition
+    )
+    keys = CloakKeyFile(key or default_cloak_file(os.environ))
     with steps("comparing") as report:
-        told = compared(_directory(model), fused, words, VerifyPlan(dtype=dtype), report)
+        told = compared(_directory(model), fused, words, plan, report, keys)
     fields = {**asdict(told), "model": model}
     if as_json:
         click.echo(json.dumps(fields))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from safekv.engines.hf.config import CloakProfile
 from safekv.errors import ConfigError
 from safekv.gateway.declarations import DeclarationStore
 from safekv.gateway.server import reserve_socket
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 UNSAFE_WARNING = (
     "mode unsafe-global: every tenant can find out by timing what other tenants sent; "
     "for demonstrations and attacks only"
+)
+
+MATRIX_WARNING = (
+    "cloak matrix: whoever reads KV pages and knows the start of a prompt, such as a chat "
+    "template, computes the rest; it is no encryption"
 )
 
 
@@ -55,6 +61,11 @@ UNSAFE_WARNING = (
 @click.option("--config", "path", type=click.Path(path_type=Path), help="Settings file.")
 @click.option("--capacity-blocks", type=int, help="KV budget in blocks.  [default: 1024]")
 @click.option("--epoch", type=float, help="Seconds between promotions.  [default: 1.0]")
+@click.option(
+    "--cloak",
+    type=click.Choice([profile.value for profile in CloakProfile]),
+    help="Obfuscate blocks in memory; not encryption, see `safekv cloak --help`.  [default: off]",
+)
 @click.option("--log-level", default="warning", show_default=True, help="What stderr shows.")
 @click.option(
     "--engine",
@@ -75,6 +86,7 @@ def serve(
     path: Path | None,
     capacity_blocks: int | None,
     epoch: float | None,
+    cloak: str | None,
     log_level: str,
     engine: str,
     vllm_flags: tuple[str, ...],
@@ -97,11 +109,18 @@ def serve(
         "server.keys_file": keys,
         "cache.capacity_blocks": capacity_blocks,
         "warden.epoch_s": epoch,
+        "cloak.profile": cloak,
     }
     settings, _ = load(path, os.environ, flags)
     if engine == "vllm":
         from safekv.cli.serve_vllm import serve_vllm
 
+        if settings.cloak.profile is not CloakProfile.OFF:
+            raise ConfigError(
+                f"cloak.profile is {settings.cloak.profile.value!r}, but vLLM's blocks are not "
+                "obfuscated",
+                "use --engine embedded, or --cloak off",
+            )
         warnings = _mode_warnings(settings)
         serve_vllm(model, settings, flags, path, vllm_flags, warnings, log_level)
         return
@@ -188,6 +207,7 @@ def _engine(
         declared=declarations.changed,
         tiers=settings.tiers,
         sealer=sealer,
+        cloak=settings.cloak,
     )
 
 
@@ -302,4 +322,7 @@ def _warnings(settings: Settings, tenants: TenantStore) -> list[str]:
 
 
 def _mode_warnings(settings: Settings) -> list[str]:
-    return [UNSAFE_WARNING] if settings.warden.mode is Mode.UNSAFE_GLOBAL else []
+    warnings = [UNSAFE_WARNING] if settings.warden.mode is Mode.UNSAFE_GLOBAL else []
+    if settings.cloak.profile is CloakProfile.MATRIX:
+        warnings.append(MATRIX_WARNING)
+    return warnings

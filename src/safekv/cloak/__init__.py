@@ -12,4 +12,12 @@ from safekv.cloak.keys import CloakKey, CloakKeyFile
 from safekv.cloak.stream import Stream
 from safekv.cloak.transform import Cloak
 
-__all__ = ["Cloak", "CloakConfig", "CloakKey", "CloakKeyFile", "Part", "Stream", "bits_of"]
+__all__ = [
+    "Cloak",
+    "CloakConfig",
+    "CloakKey",
+    "CloakKeyFile",
+    "Part",
+    "Stream",
+    "bits_of",
+]

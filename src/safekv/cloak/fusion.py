@@ -150,6 +150,20 @@ def _fuse_conv(attn: Any, attention: Attention, keys: Pair, values: Pair) -> Non
     weight.copy_((undo @ wide).reshape(weight.shape))
 
 
+def read_marker(checkpoint: Path) -> tuple[int, float]:
+    """The key version that a checkpoint was fused with, and the scale of M.
+
+    Raises `ModelError` for one that was not fused, or whose marker is damaged.
+    """
+    try:
+        told = json.loads((checkpoint / MARKER).read_text())
+        return int(told["key_version"]), float(told["scale"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{checkpoint} is no fused checkpoint", "make one with `safekv cloak fuse`"
+        ) from error
+
+
 def fuse_checkpoint(
     source: Path, out: Path, key: CloakKey, scale: float, report: Callable[[int, int], None]
 ) -> Attention:

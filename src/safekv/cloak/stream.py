@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 KEY_BYTES: Final = 32
 LIMIT_BYTES: Final = 2**31 - 1
-_NONCE: Final = struct.Struct(">IQI")
-"""Block, version, and the 4 bytes in which AES-CTR counts 16-byte steps: 64 GiB of them."""
+STEP_BYTES: Final = 16
+"""Where a keystream can be entered: at multiples of AES-CTR's step."""
+
+_STAMP: Final = struct.Struct(">IQ")
+_STEP: Final = struct.Struct(">I")
+"""The nonce: block and version, then the 4 bytes that count 16-byte steps, 64 GiB of them."""
 
 
 class Stream:
@@ -39,13 +43,13 @@ class Stream:
     def __init__(self) -> None:
         self._key = algorithms.AES(os.urandom(KEY_BYTES))
         self._generation = _generation
-        # The mutable state: the next version, and that of what each block holds now.
+        # The mutable state: the next version, and the stamp of what each block holds now.
         self._count = itertools.count()
-        self._versions: dict[BlockId, int] = {}
+        self._stamps: dict[BlockId, bytes] = {}
         self._local = threading.local()
 
     def __repr__(self) -> str:
-        return f"Stream(blocks={len(self._versions)}, key=<redacted>)"
+        return f"Stream(blocks={len(self._stamps)}, key=<redacted>)"
 
     def obfuscate_into(self, block: BlockId, plain: Buffer | Any, out: Buffer | Any) -> None:
         """Write `plain` obfuscated to `out`, as the new content of `block`. O(n), no copy.
@@ -54,29 +58,50 @@ class Stream:
         and must not overlap it otherwise. Raises `CloakError` for other lengths, a read-only
         `out`, and after a fork, whose child would repeat the versions.
         """
-        if self._generation != _generation:
-            raise CloakError("a stream was used after a fork", "make one in the child")
-        version = next(self._count)
+        stamp = self.stamp(block)
         # Forgotten first: should this fail, the block holds nothing.
-        self._versions.pop(block, None)
-        self._apply(block, version, bits_of(plain), bits_of(out))
-        self._versions[block] = version
+        self._stamps.pop(block, None)
+        self._cross(stamp, bits_of(plain), bits_of(out))
+        self._stamps[block] = stamp
 
     def deobfuscate_into(self, block: BlockId, stored: Buffer | Any, out: Buffer | Any) -> None:
         """Write to `out` what was last obfuscated as `block` and lies in `stored`. O(n), no copy.
 
         Raises `CloakError` for a block that holds nothing, and like `obfuscate_into`.
         """
-        version = self._versions.get(block)
-        if version is None:
+        stamp = self._stamps.get(block)
+        if stamp is None:
             raise CloakError(f"block {block} holds nothing obfuscated", "write it first")
-        self._apply(block, version, bits_of(stored), bits_of(out))
+        self._cross(stamp, bits_of(stored), bits_of(out))
 
     def forget(self, block: BlockId) -> bool:
         """Drop the version of a block, so that what lies in it stays obfuscated for good."""
-        return self._versions.pop(block, None) is not None
+        return self._stamps.pop(block, None) is not None
 
-    def _apply(self, block: BlockId, version: int, source: memoryview, target: memoryview) -> None:
+    def stamp(self, block: BlockId) -> bytes:
+        """What names one new content of `block` for `apply`: never the same bytes twice.
+
+        For callers who write a block piece by piece, or whose content moves: they keep the stamp.
+        Raises `CloakError` after a fork.
+        """
+        if self._generation != _generation:
+            raise CloakError("a stream was used after a fork", "make one in the child")
+        return _STAMP.pack(block, next(self._count))
+
+    def apply(self, stamp: bytes, step: int, source: memoryview, target: memoryview) -> None:
+        """XOR `source` into `target` with the keystream of `stamp`, from its byte 16·`step` on.
+
+        Obfuscates and deobfuscates. Both are flat and equally long. **The caller answers for it
+        that no part of a stamp's keystream is used for two different contents**. O(n), no copy.
+        """
+        cipher = getattr(self._local, "cipher", None)
+        if cipher is None:
+            # A cipher context is kept per thread: making one takes 7 µs, a new nonce 0.4.
+            cipher = self._local.cipher = Cipher(self._key, modes.CTR(bytes(16))).encryptor()
+        cipher.reset_nonce(stamp + _STEP.pack(step))
+        cipher.update_into(source, target)
+
+    def _cross(self, stamp: bytes, source: memoryview, target: memoryview) -> None:
         if len(source) != len(target) or target.readonly:
             kind = "read-only " if target.readonly else ""
             raise CloakError(
@@ -85,13 +110,7 @@ class Stream:
             )
         if len(source) > LIMIT_BYTES:
             raise CloakError(f"a block of {len(source)} bytes is over 2 GiB", "split it")
-        nonce = _NONCE.pack(block, version, 0)
-        cipher = getattr(self._local, "cipher", None)
-        if cipher is None:
-            # A cipher context is kept per thread: making one takes 7 µs, a new nonce 0.4.
-            cipher = self._local.cipher = Cipher(self._key, modes.CTR(nonce)).encryptor()
-        cipher.reset_nonce(nonce)
-        cipher.update_into(source, target)
+        self.apply(stamp, 0, source, target)
 
 
 _generation = 0

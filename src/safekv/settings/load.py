@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 
+from safekv.engines.hf.config import CloakProfile
 from safekv.errors import ConfigError
 from safekv.settings.model import Settings, known_keys, sections
 from safekv.types import Mode, Profile, Release
@@ -27,6 +28,7 @@ Origins: TypeAlias = Mapping[str, str]
 
 MODES: Final = ", ".join(mode.value for mode in Mode)
 PROFILES: Final = ", ".join(profile.value for profile in Profile)
+CLOAKS: Final = ", ".join(profile.value for profile in CloakProfile)
 RELEASES: Final = ", ".join(release.value for release in Release)
 
 
@@ -211,6 +213,11 @@ def _to_profile(given: Given) -> Profile:
     return Profile(value.value if isinstance(value, Enum) else value)
 
 
+def _to_cloak(given: Given) -> CloakProfile:
+    value = given.value
+    return CloakProfile(value.value if isinstance(value, Enum) else value)
+
+
 def _to_release(given: Given) -> Release:
     value = given.value
     return Release(value.value if isinstance(value, Enum) else value)
@@ -258,6 +265,7 @@ CONVERTERS: Final[tuple[tuple[object, Callable[[Given], object], str], ...]] = (
     (str | None, _to_str, "use text"),
     (Mode, _to_mode, f"use one of {MODES}"),
     (Profile, _to_profile, f"use one of {PROFILES}"),
+    (CloakProfile, _to_cloak, f"use one of {CLOAKS}"),
     (Release, _to_release, f"use one of {RELEASES}"),
     (Path | None, _to_path, "use a path"),
     (tuple[Path, ...], _to_paths, "use a list of paths"),

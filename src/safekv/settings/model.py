@@ -10,7 +10,7 @@ from typing import TypeAlias, get_type_hints
 
 from safekv.cache.config import CacheConfig, TiersConfig
 from safekv.detect.config import DetectConfig
-from safekv.engines.hf.config import HFConfig
+from safekv.engines.hf.config import CloakSettings, HFConfig
 from safekv.engines.vllm.config import VllmConfig
 from safekv.gateway.config import GatewayConfig
 from safekv.gateway.vllm.config import FrontConfig
@@ -24,6 +24,7 @@ Section: TypeAlias = (
     | WardenConfig
     | SafeguardConfig
     | HFConfig
+    | CloakSettings
     | VllmConfig
     | GatewayConfig
     | FrontConfig
@@ -40,6 +41,7 @@ class Settings:
     warden: WardenConfig = field(default_factory=WardenConfig)
     safeguard: SafeguardConfig = field(default_factory=SafeguardConfig)
     engine: HFConfig = field(default_factory=HFConfig)
+    cloak: CloakSettings = field(default_factory=CloakSettings)
     vllm: VllmConfig = field(default_factory=VllmConfig)
     server: GatewayConfig = field(default_factory=GatewayConfig)
     front: FrontConfig = field(default_factory=FrontConfig)

@@ -118,10 +118,10 @@ class Vault:
         """
         if monotonic() >= self._look_again_s:
             self._follow()
-        source = memoryview(sealed)
+        source = sealed if type(sealed) is memoryview else memoryview(sealed)
         if source.format != "B" or source.ndim != 1:
             source = flat(source)
-        header = bytes(source[:HEADER_BYTES])
+        header = source[:HEADER_BYTES].tobytes()
         opener = self._openers.get((tenant, header[:SESSION_BYTES]))
         if opener is None:
             opener = self._new_opener(tenant, header)

@@ -55,3 +55,36 @@ def deobfuscate(
     mixed[:, torch.from_numpy(block.order).to(stored.device)] = unmixed
     mixed[:, block.beacon_row] -= heads.beacon
     return (mixed if fused else mixed @ heads.unfeature).to(stored.dtype)
+
+
+def obfuscate_blocks(
+    rows: torch.Tensor,
+    heads: TorchSecrets,
+    orders: torch.Tensor,
+    beacon_at: torch.Tensor,
+    *,
+    fused: bool,
+) -> torch.Tensor:
+    """`obfuscate` of n blocks of one layer at once: `rows` (n, heads, b, d).
+
+    `orders` (n, b) is the order of each block's rows; `beacon_at` (n) the place *in that order*
+    of the row that carries the beacon.
+    """
+    mixed = rows.to(heads.mix.dtype)
+    if not fused:
+        mixed = mixed @ heads.feature
+    mixed = torch.take_along_dim(mixed, orders[:, None, :, None], dim=2)
+    mixed[torch.arange(len(rows), device=rows.device), :, beacon_at] += heads.beacon
+    return (heads.mix @ mixed).to(rows.dtype)
+
+
+def deobfuscate_blocks(
+    stored: torch.Tensor, heads: TorchSecrets, beacon_at: torch.Tensor, *, fused: bool
+) -> torch.Tensor:
+    """The rows of n blocks (n, heads, b, d) in the dtype of `heads`, **still in stored order**.
+
+    Whoever copies them on puts them where they belong: row j of a block is its row `order[j]`.
+    """
+    mixed = heads.unmix @ stored.to(heads.mix.dtype)
+    mixed[torch.arange(len(stored), device=stored.device), :, beacon_at] -= heads.beacon
+    return mixed if fused else mixed @ heads.unfeature

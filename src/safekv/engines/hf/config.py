@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 
 from safekv.errors import ConfigError
 
@@ -34,3 +36,33 @@ class HFConfig:
             raise ConfigError(
                 f"engine.dtype is {self.dtype!r}", "use auto, float32, bfloat16 or float16"
             )
+
+
+class CloakProfile(Enum):
+    """How an engine's blocks lie in memory."""
+
+    OFF = "off"
+    STREAM = "stream"
+    MATRIX = "matrix"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CloakSettings:
+    """What a server obfuscates its blocks with: off by default, and **never encryption**.
+
+    Both profiles hide blocks from a reader of KV pages alone. `matrix` is KV-Cloak, broken by
+    known plaintext; the rest of these settings is for it alone: `key_file` (without one the key
+    is random and ends with the process), `beacon`, and the strengths `condition` and `scale`.
+    A shared block is keyed with the deployment's key, like every other. Raises `ConfigError`.
+    """
+
+    profile: CloakProfile = CloakProfile.OFF
+    key_file: Path | None = None
+    beacon: bool = True
+    condition: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, most in (("condition", 1e6), ("scale", 1e3)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(f"cloak.{name} is {getattr(self, name)}", f"use 1 to {most:g}")

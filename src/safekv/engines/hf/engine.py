@@ -22,7 +22,8 @@ from safekv.engines.base import Chunk, DeclaredText, GenerationRequest
 from safekv.engines.declared import declared_tokens
 from safekv.engines.hf.admission import Admission
 from safekv.engines.hf.asking import enqueue, finish_reason, require_fit
-from safekv.engines.hf.config import HFConfig
+from safekv.engines.hf.cloaked.prepare import prepare
+from safekv.engines.hf.config import CloakSettings, HFConfig
 from safekv.engines.hf.held import HeldOutput
 from safekv.engines.hf.leaving import Leaving
 from safekv.engines.hf.load import LoadedModel, load
@@ -73,6 +74,7 @@ class HFEngine:
         declared: Callable[[], Sequence[DeclaredText] | None] = lambda: None,
         tiers: TiersConfig | None = None,
         sealer: Sealer | None = None,
+        cloak: CloakSettings | None = None,
     ) -> None:
         if warden.mode is Mode.SELECTIVE and detector is None:
             raise ConfigError("mode selective has no detector", "install the extra: safekv[detect]")
@@ -85,6 +87,7 @@ class HFEngine:
         self._model_id = model_id
         self._source = source
         self._engine, self._cache, self._detect = engine, cache, detect
+        self._cloak = cloak or CloakSettings()
         self._detector = detector
         self._events = events
         self._declared = declared
@@ -149,7 +152,8 @@ class HFEngine:
         self._loop = loop
 
     def _new_loop(self, loaded: LoadedModel) -> SelectiveLoop:
-        parts = self._cache, self._engine, self.warden, self._tier_setup, self._clock
+        cloaking = prepare(self._cloak, self._source, loaded.model, loaded.tokenizer)
+        parts = self._cache, self._engine, self.warden, self._tier_setup, cloaking, self._clock
         return SelectiveLoop(loaded.model, *parts)
 
     def _tier_setup(self, wake: Callable[[], None]) -> TierSetup:
@@ -245,7 +249,7 @@ class HFEngine:
         config = self.warden.config
         release = Release.MASKED if config.masked else Release.IMMEDIATE
         facts: dict[str, object] = {"mode": config.mode.value, "engine": "hf"}
-        facts["release"] = release.value
+        facts |= {"release": release.value, "cloak": self._cloak.profile.value}
         if self._worker is not None:
             facts["detector"] = self._worker.state()
         return facts

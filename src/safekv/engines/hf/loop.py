@@ -22,6 +22,7 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from safekv.cache import CacheConfig
 from safekv.clock import Clock
 from safekv.engines.hf.admission import Admissions
+from safekv.engines.hf.cloaked.prepare import Cloaking
 from safekv.engines.hf.config import HFConfig
 from safekv.engines.hf.paged import SelectiveCache
 from safekv.engines.hf.sampling import processors
@@ -136,6 +137,7 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
         engine: HFConfig,
         warden: Warden,
         tiers: Callable[[Callable[[], None]], TierSetup] | None = None,
+        cloaking: Cloaking | None = None,
         clock: Clock | None = None,
     ) -> None:
         super().__init__(model, generation_config(model), batching_config(cache, engine))
@@ -144,6 +146,7 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
         self.router = StreamRouter()
         self.output_router = self.router
         self._warden = warden
+        self._cloaking = cloaking
         self._clock = clock
         self._tiers = tiers(self._wake_up_loop.set) if tiers is not None else None
 
@@ -182,5 +185,6 @@ class SelectiveLoop(ContinuousBatchingManager):  # type: ignore[misc]
             warden=self._warden,
             admissions=self.admissions,
             tiers=self._tiers,
+            cloaking=self._cloaking,
             clock=self._clock,
         )

@@ -17,6 +17,7 @@ from transformers.generation.continuous_batching.requests import RequestState
 from safekv.cache import Lease
 from safekv.clock import Clock, SystemClock
 from safekv.engines.hf.admission import Admission, Admissions, Held
+from safekv.engines.hf.cloaked.prepare import Cloaking
 from safekv.engines.hf.tiers.mover import Mover, TierSetup
 from safekv.errors import CacheError, IsolationBroken, ModelError
 from safekv.types import BlockId, TenantId, pack_tokens
@@ -37,8 +38,8 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
     """A `PagedAttentionCache` whose reuse, storage and eviction go through the warden.
 
     Called from the engine's thread only. A block is in exactly one place: the free pool, a
-    running request's table, or the tree. Raises `ModelError` for models with layers other
-    than full attention.
+    running request's table, or the tree. With `cloaking` blocks lie there obfuscated. Raises
+    `ModelError` for models with layers other than full attention.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         warden: Warden,
         admissions: Admissions,
         tiers: TierSetup | None = None,
+        cloaking: Cloaking | None = None,
         clock: Clock | None = None,
         **kwargs: Any,
     ) -> None:
@@ -68,10 +70,14 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         self._admissions = admissions
         self._held: dict[str, Held] = {}
         self._jobs: list[PromptJob] = []
+        self._pages = cloaking(self._allocator) if cloaking is not None else None
+        if self._pages is not None:
+            self._allocator.update = self._pages.update
         self._mover: Mover | None = None
         if warden.tiers is not None and tiers is not None:
             page = int(self._allocator.tokens_per_page)
-            self._mover = Mover(warden.tiers, self._allocator._copy_view, page, tiers)
+            rows = self._allocator._copy_view
+            self._mover = Mover(warden.tiers, rows, page, tiers, self._pages)
 
     # -- reuse and storage -----------------------------------------------------------------
 
@@ -173,6 +179,9 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         """Step 6: store the blocks that the last forward pass filled; remember whole prompts."""
         held = self._held.get(state.request_id)
         table = self._allocator.block_table.get(state.request_id)
+        if self._pages is not None and table is not None:
+            # Before anybody else can reuse, evict or copy them.
+            self._pages.filled(table[: state.position_offset // self._allocator.tokens_per_page])
         if held is None or table is None:
             return
         admission = held.admission
@@ -225,6 +234,8 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         self._give_back(self._warden.take_freed())
 
     def _give_back(self, blocks: list[BlockId]) -> None:
+        if self._pages is not None:
+            self._pages.freed(blocks)
         self.pool.free_blocks(self._allocator.index, blocks)
 
     def free_blocks(self, request_id: str, no_cache: bool = False) -> None:
@@ -232,7 +243,7 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         table = self._allocator.block_table.pop(request_id, [])
         held = self._held.get(request_id)
         stored = held.stored_blocks if held is not None else 0
-        self.pool.free_blocks(self._allocator.index, table[stored:])
+        self._give_back(table[stored:])
         self._drop(request_id)
         if self._mover is not None:
             self._mover.done(request_id)
@@ -288,6 +299,10 @@ class SelectiveCache(PagedAttentionCache):  # type: ignore[misc]
         ceiling = max(usage.ceiling_blocks, admission.ceiling_blocks)
         running = self._reserved_blocks(self._warden.namespace(admission.tenant))
         return ceiling - usage.charged_blocks - running, usage.evictable_blocks
+
+    def perform_cache_copy(self, copy_src_and_dst: dict[str, tuple[list[int], list[int]]]) -> None:
+        """Refused: two requests would go on with one partial block, and with one keystream."""
+        raise IsolationBroken("transformers was to copy blocks from one request to another")
 
     def count_storable_requests(self, list_blocks_needed: list[dict[str, int]]) -> int:
         """None: whom to set back is `PatientScheduler`'s choice, and it has made it."""

@@ -12,6 +12,7 @@ import torch
 from safekv.cache import Discard, Fetch, Move, TiersConfig
 from safekv.cache.tiers import Step
 from safekv.clock import Clock, SystemClock
+from safekv.engines.hf.cloaked.pages import Pages
 from safekv.engines.hf.tiers.files import NAME_BYTES, NO_PARENT, About, BlockFiles, Sealer
 from safekv.engines.hf.tiers.queue import DiskQueue, Read, Write
 from safekv.engines.hf.tiers.restore import paths
@@ -46,14 +47,25 @@ class Mover:
 
     `device` has one row of bytes per block. A step is done when `perform` returns, but for writes
     to disk, of which a copy waits in the queue. On CUDA each batch of copies is waited for.
+    Blocks that `pages` obfuscated stay so in host memory; to the disk they go sealed instead.
     """
 
-    def __init__(self, tiers: TierWarden, device: torch.Tensor, block_tokens: int, it: TierSetup):
+    def __init__(
+        self,
+        tiers: TierWarden,
+        device: torch.Tensor,
+        block_tokens: int,
+        it: TierSetup,
+        pages: Pages | None = None,
+    ):
         self._tiers = tiers
+        self._pages = pages
         self._device = device
         self._width = block_tokens * TOKEN_BYTES
         self._clock, self._limit_s = it.clock, it.config.read_limit_s
         self._host = host_memory(it.config.host_blocks, device)
+        if pages is not None:
+            pages.attach_host(self._host)
         self._names: dict[BlockId, bytes] = {}
         self._tenants: set[TenantId] = set()
         self._in_flight: dict[TenantId, Fetch] = {}
@@ -83,12 +95,16 @@ class Mover:
                 self._remove(step)
             elif step.target is Tier.HOST:
                 self._copy(self._device, step.source_blocks, self._host, step.gap.blocks)
+                if self._pages is not None:
+                    self._pages.offloaded(step.source_blocks, step.gap.blocks)
             else:
                 self._write(step)
 
     def onload(self, sources: Sequence[BlockId], targets: Sequence[BlockId]) -> None:
         """Copy blocks of host memory to the device."""
         self._copy(self._host, sources, self._device, targets)
+        if self._pages is not None:
+            self._pages.onloaded(sources, targets)
 
     def _copy(
         self,
@@ -120,12 +136,17 @@ class Mover:
             name = self._names.setdefault(block, os.urandom(NAME_BYTES))
             tokens = move.tokens[n * self._width : (n + 1) * self._width]
             about = About(name, n, parent, tokens)
-            payload = self._host[source].numpy().tobytes()
+            payload = self._payload(source)
             if not self._queue.write(Write(move.tenant, block, about, payload), len(self._tenants)):
                 dropped.append(block)
             parent = name
         if dropped:
             self._tiers.lose(dropped, dropped=True)
+
+    def _payload(self, source: BlockId) -> bytes:
+        if self._pages is not None:
+            return self._pages.reveal(source)
+        return self._host[source].numpy().tobytes()
 
     def _remove(self, step: Discard) -> None:
         assert self._queue is not None, "only a disk is discarded from"
@@ -172,7 +193,8 @@ class Mover:
             parent = self._names[path[n - 1]] if n else NO_PARENT
             about = About(self._names[block], n, parent, b"")
             parts.append((about, place, self._host[place].numpy().data))
-        queue.read(Read(tenant, parts))
+        hide = self._pages.hide if self._pages is not None else None
+        queue.read(Read(tenant, parts, hide))
 
     def _collect(self, queue: DiskQueue) -> None:
         """Hear of what the queue has done."""

@@ -30,10 +30,14 @@ class Write:
 
 @dataclass(slots=True, eq=False)
 class Read:
-    """Files of one tenant and where their content goes; `arrived` are those that did."""
+    """Files of one tenant and where their content goes; `arrived` are those that did.
+
+    `hide` obfuscates what came, before anybody else hears of it.
+    """
 
     tenant: TenantId
     parts: Sequence[tuple[About, BlockId, memoryview]] = field(repr=False)
+    hide: Callable[[BlockId], None] | None = field(default=None, repr=False)
     arrived: set[BlockId] = field(default_factory=set, repr=False)
 
 
@@ -191,4 +195,6 @@ class DiskQueue:
             except DamagedFile:
                 self._files.remove(job.tenant, about.name)
                 continue
+            if job.hide is not None:
+                job.hide(block)
             job.arrived.add(block)
