@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import hmac
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from safekv.errors import ConfigError
 
 Stamp: TypeAlias = tuple[int, ...]
+
+KEY_BYTES: Final = 32
 
 
 def home(env: Mapping[str, str]) -> Path:
@@ -127,6 +132,43 @@ class PrivateFile:
                 f"key file {self.path} has mode {mode:04o}: others may use it",
                 f"chmod 600 {self.path}",
             )
+
+
+class SigningKey:
+    """The key with which whoever runs the server signs what only they may decide.
+
+    32 random bytes in a private file, made on first use. Each use has a label of its own in
+    what it signs, so that no signature serves another use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = PrivateFile(path, "set SAFEKV_HOME")
+
+    @classmethod
+    def default(cls, env: Mapping[str, str]) -> SigningKey:
+        """`deployment.key`, beside the default tenant keys."""
+        return cls(home(env) / "deployment.key")
+
+    def sign(self, signed: bytes, *, create: bool = False) -> str:
+        """The HMAC-SHA-256 of `signed`, in hex. Raises `ConfigError` as `read` does."""
+        return hmac.new(self.read(create=create), signed, hashlib.sha256).hexdigest()
+
+    def read(self, *, create: bool) -> bytes:
+        """The key, made now if `create` and there is none. Raises `ConfigError` otherwise."""
+        _, raw = self._file.read()
+        if raw is None and create:
+            raw = secrets.token_hex(KEY_BYTES).encode() + b"\n"
+            self._file.write(raw)
+        if raw is None:
+            raise ConfigError(f"deployment key {self.path} is not there", "restore it")
+        try:
+            key = bytes.fromhex(raw.decode().strip())
+        except ValueError:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise self._file.damaged("restore it")
+        return key
 
 
 def _stamp(status: os.stat_result) -> Stamp:

@@ -21,6 +21,7 @@ def write_corpora(folder: Path) -> Path:
     written = {
         ".json": json.dumps(rows),
         ".csv": "prompt\n" + "\n".join(f'"Act as number {i}"' for i in range(20)),
+        "templates.txt": "\n".join(f"I, {{{{person}}}} {i}" for i in range(20)),
         "vicuna_question.jsonl": "\n".join(json.dumps({"turns": [f"Why {i}?"]}) for i in range(20)),
         "gsm8k_test.jsonl": "\n".join(json.dumps({"question": f"Add {i}."}) for i in range(20)),
     }

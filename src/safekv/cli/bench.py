@@ -13,6 +13,7 @@ from rich.table import Table
 from safekv.cli.bench_cloak import cloak
 from safekv.cli.bench_collusion import collusion
 from safekv.cli.bench_compare import compare
+from safekv.cli.bench_detector import detector
 from safekv.cli.bench_drift import drift
 from safekv.cli.bench_eviction import eviction
 from safekv.cli.bench_frontier import frontier
@@ -43,6 +44,7 @@ bench.add_command(drift)
 bench.add_command(frontier)
 bench.add_command(masked)
 bench.add_command(tiers)
+bench.add_command(detector)
 bench.add_command(tick)
 bench.add_command(compare)
 bench.add_command(report)
@@ -70,10 +72,10 @@ def engine(model: str, rounds: int, as_json: bool, out: Path | None) -> None:
 
     with model_progress(model) as report:
         source = resolve_model(model, progress=report)
-    detector = RuleDetector.from_config(DetectConfig())
+    rules = RuleDetector.from_config(DetectConfig())
     plan = measured.EnginePlan(rounds=rounds)
     with steps("safekv bench engine") as progress:
-        result = asyncio.run(measured.run(model_id(model), source, detector, plan, progress))
+        result = asyncio.run(measured.run(model_id(model), source, rules, plan, progress))
     record = {"benchmark": "engine", "model": model_id(model), **result}
     record["environment"] = environment()
     publish(record, lambda it: Console().print(_table(it)), as_json=as_json, out=out)

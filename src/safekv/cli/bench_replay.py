@@ -63,7 +63,7 @@ COLUMNS = {
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--out", type=click.Path(path_type=Path), help="Append the record to this file.")
 def replay(
-    path: str,
+    path: Path,
     tenants: int,
     bound: str,
     sensitive: float,
@@ -120,17 +120,17 @@ def replay(
         raise SystemExit(130)
 
 
-def _trace(path: str, tenants: int, by_detector: bool) -> Trace:
+def _trace(path: Path, tenants: int, by_detector: bool) -> Trace:
     """The trace at `path`, its texts judged where asked; or a made-up one."""
     from safekv.bench.judging import rule_judge
     from safekv.bench.traces import read_trace, synthetic
 
-    kind, colon, shape = path.partition(":")
+    kind, colon, shape = str(path).partition(":")
     if colon and kind == "synthetic":
         if by_detector:
             raise ConfigError(f"{path} has no text to judge", "leave --by-detector out")
         return synthetic(shape, tenants)
-    return read_trace(Path(path), judge=rule_judge() if by_detector else None)
+    return read_trace(path, judge=rule_judge() if by_detector else None)
 
 
 def _share(budget: str) -> float | None:

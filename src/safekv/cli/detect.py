@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from safekv.cli.detect_judge import validate_judge
 from safekv.cli.errors import ExitCode
 from safekv.errors import ConfigError
 
@@ -26,8 +27,9 @@ _RULES = click.option(
 _CLASSIFIER = click.option(
     "--classifier",
     type=click.Path(path_type=Path),
-    help="A folder that `safekv detect train` made: adds stage 2.",
+    help="A folder that `safekv detect train` made, in the place of the shipped model.",
 )
+_RULES_ONLY = click.option("--rules-only", is_flag=True, help="Leave out stage 2.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
 
@@ -40,6 +42,7 @@ def detect() -> None:
 @click.argument("file", metavar="FILE|-", type=click.Path(path_type=Path, allow_dash=True))
 @_RULES
 @_CLASSIFIER
+@_RULES_ONLY
 @click.option("--show", is_flag=True, help="Print the values found; they are masked otherwise.")
 @_JSON
 @click.pass_context
@@ -48,6 +51,7 @@ def scan(
     file: Path,
     rulesets: tuple[Path, ...],
     classifier: Path | None,
+    rules_only: bool,
     show: bool,
     as_json: bool,
 ) -> None:
@@ -60,7 +64,7 @@ def scan(
     from safekv.detect.registry import build_cascade
 
     text = _text(file)
-    found = build_cascade(_config(rulesets, classifier), _ignore).locate(text)
+    found = build_cascade(_config(rulesets, classifier, rules_only), _ignore).locate(text)
     for one in found:
         value = text[one.start : one.end]
         if as_json:
@@ -72,6 +76,9 @@ def scan(
             place = f"{one.start}-{one.end}"
             click.echo(f"{place}\t{one.kind}\t{one.stage}\t{one.confidence:.2f}\t{shown}")
     ctx.exit(ExitCode.FAILED if found else ExitCode.OK)
+
+
+detect.add_command(validate_judge)
 
 
 @detect.command("eval")
@@ -104,6 +111,7 @@ def scan(
 @click.option("--peers/--no-peers", default=True, help="Also measure the peers installed.")
 @_RULES
 @_CLASSIFIER
+@_RULES_ONLY
 @_JSON
 def evaluate_sets(
     data: Path | None,
@@ -113,6 +121,7 @@ def evaluate_sets(
     peers: bool,
     rulesets: tuple[Path, ...],
     classifier: Path | None,
+    rules_only: bool,
     as_json: bool,
 ) -> None:
     """Measure the detector, stage by stage and against peers, on labelled text.
@@ -126,7 +135,8 @@ def evaluate_sets(
 
     suite = Suite.read(data, span_files, conll_files, half)
     with step_progress("evaluation") as report:
-        result = run_suite(suite, _config(rulesets, classifier, lookahead=0), peers, report)
+        config = _config(rulesets, classifier, rules_only, lookahead=0)
+        result = run_suite(suite, config, peers, report)
     click.echo(json.dumps(result) if as_json else _table(result))
 
 
@@ -139,10 +149,23 @@ def evaluate_sets(
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
 @click.option("--seed", type=int, default=20, show_default=True)
-@click.option("--epochs", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True)
-@click.option("--layers", type=click.IntRange(1, 6), default=4, show_default=True)
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True)
+@click.option("--layers", type=click.IntRange(1, 6), default=3, show_default=True)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="End the training after this time at the latest, with what it has learnt by then.",
+)
 @_JSON
-def train(data: Path, out: Path, seed: int, epochs: float, layers: int, as_json: bool) -> None:
+def train(
+    data: Path,
+    out: Path,
+    seed: int,
+    epochs: float,
+    layers: int,
+    minutes: float | None,
+    as_json: bool,
+) -> None:
     """Train the token classifier on the corpora in --data and write it to --out.
 
     Needs the extra `train`. Takes some 15 minutes of one CPU core, less on a GPU. The
@@ -158,7 +181,7 @@ def train(data: Path, out: Path, seed: int, epochs: float, layers: int, as_json:
         raise ConfigError(
             f"training needs the package {error.name}", "pip install 'safekv[train]'"
         ) from error
-    recipe = Recipe(seed=seed, epochs=epochs, layers=layers)
+    recipe = Recipe(seed=seed, epochs=epochs, layers=layers, minutes=minutes)
     with step_progress("training") as report:
         manifest = train_model(
             data, out, recipe, lambda one: report(one.step, one.steps, f"loss {one.loss:.3f}")
@@ -168,11 +191,13 @@ def train(data: Path, out: Path, seed: int, epochs: float, layers: int, as_json:
 
 
 def _config(
-    rulesets: tuple[Path, ...], classifier: Path | None, lookahead: int = 64
+    rulesets: tuple[Path, ...], classifier: Path | None, rules_only: bool, lookahead: int = 64
 ) -> DetectConfig:
     from safekv.detect.config import DetectConfig
 
-    stages = ("rules", "classifier") if classifier else ("rules",)
+    if rules_only and classifier is not None:
+        raise click.UsageError("--rules-only leaves out what --classifier names")
+    stages = ("rules",) if rules_only else ("rules", "classifier")
     return DetectConfig(
         stages=stages, extra_rulesets=rulesets, classifier=classifier, lookahead_chars=lookahead
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,7 +191,7 @@ def _engine(
 
     with model_progress(model) as report:
         source = resolve_model(model, progress=report)
-    detector = _detector(settings, metrics)
+    detector = _detector(_with_judge(settings, model_id(model)), metrics)
     from safekv.engines.hf.engine import HFEngine
 
     return HFEngine(
@@ -208,6 +209,25 @@ def _engine(
         sealer=sealer,
         cloak=settings.cloak,
     )
+
+
+def _with_judge(settings: Settings, served: str) -> Settings:
+    """`settings`, with the served model as judge where a judge is wanted and none is named."""
+    detect, server = settings.detect, settings.server
+    if "judge" not in detect.stages or detect.judge_url is not None:
+        return settings
+    judging = replace(
+        detect,
+        judge_url=f"http://{_own_host(server.host)}:{server.port}/v1",
+        judge_model=detect.judge_model or served,
+    )
+    return replace(settings, detect=judging)
+
+
+def _own_host(host: str) -> str:
+    """How this machine reaches a server that listens on `host`."""
+    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
+    return f"[{own}]" if ":" in own else own
 
 
 def _sealer(settings: Settings) -> Vault | None:

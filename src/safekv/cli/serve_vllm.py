@@ -11,6 +11,7 @@ import click
 
 from safekv.engines.vllm.claim import load_claim_key
 from safekv.engines.vllm.process import VllmServer, run
+from safekv.engines.vllm.refusals import require_settings
 from safekv.engines.vllm.version import require_supported
 from safekv.errors import ConfigError
 from safekv.gateway.declarations import DeclarationStore
@@ -34,6 +35,7 @@ def serve_vllm(
         raise ConfigError(
             "--capacity-blocks is the embedded engine's", "vLLM sizes its cache: -- --help"
         )
+    require_settings(settings.warden, settings.tiers)
     # Cheap refusals first: importing vLLM and loading a model takes much longer.
     version = require_supported()
     TenantStore(settings.server.keys_file or default_keys_file(os.environ)).check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Protocol, runtime_checkable
@@ -85,6 +85,20 @@ class BatchDetector(Detector, Protocol):
 
 
 @runtime_checkable
+class Arbiter(Detector, Protocol):
+    """A stage that decides blocks which the stages before it are in doubt of, and no others."""
+
+    def decide(
+        self, documents: Sequence[Document], doubtful: Sequence[Sequence[int]]
+    ) -> Sequence[Mapping[int, Finding]]:
+        """For each document a finding for each of its blocks `doubtful`, by number.
+
+        `SHAREABLE` clears such a block. What is left out or `UNSURE` stays in doubt.
+        """
+        ...
+
+
+@runtime_checkable
 class Living(Protocol):
     """A detector that must be started before it judges, and stopped in the end."""
 
@@ -106,3 +120,11 @@ class Locator(Protocol):
 
 LOOK_AHEAD: Final = Finding(Verdict.UNSURE, rule="look-ahead")
 UNREADABLE: Final = Finding(Verdict.UNSURE, rule="undecodable")
+
+NOT_LOOKED: Final = frozenset({"look-ahead", "undecodable", "stage-failed", "no-stage"})
+"""Rules of `UNSURE` that say that a block was not looked at: nobody may decide it for that."""
+
+
+def is_doubt(finding: Finding) -> bool:
+    """Whether a stage looked at the block and could not say what it is."""
+    return finding.verdict is Verdict.UNSURE and finding.rule not in NOT_LOOKED

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from safekv.detect.base import BatchDetector, Detector, Document, Finding, Located, Locator
+from safekv.detect.base import (
+    Arbiter,
+    BatchDetector,
+    Detector,
+    Document,
+    Finding,
+    Located,
+    Locator,
+    is_doubt,
+)
 from safekv.types import Verdict
 
 STAGE_FAILED: Final = Finding(Verdict.UNSURE, rule="stage-failed", confidence=0.0)
@@ -20,7 +29,9 @@ class Cascade:
 
     The first stage that said `PRIVATE` gives the finding. A stage that raises, or does
     not give one finding per block, leaves every block that is not private `UNSURE`, and
-    no later stage can clear it. Without stages nothing is shareable.
+    no later stage can clear it. An arbiter is asked about blocks in doubt alone: those that a
+    stage before it looked at and called `UNSURE`, and none called `PRIVATE`. Without stages
+    nothing is shareable.
     """
 
     name = "cascade"
@@ -50,13 +61,44 @@ class Cascade:
             [] if self._stages else [NO_STAGE] * len(one.block_ends) for one in documents
         ]
         for stage in self._stages:
+            if isinstance(stage, Arbiter):
+                self._arbitrate(stage, documents, answers)
+                continue
             waiting = [i for i, answer in enumerate(answers) if not _is_settled(answer)]
             told = self._ask_all(stage, [documents[i] for i in waiting])
             for i, now in zip(waiting, told, strict=True):
                 answers[i] = [
                     _stricter(old, new) for old, new in zip(answers[i] or now, now, strict=True)
                 ]
-        return answers
+        # A cascade of arbiters alone has nothing that looked at the blocks.
+        return [
+            answer or [NO_STAGE] * len(document.block_ends)
+            for answer, document in zip(answers, documents, strict=True)
+        ]
+
+    def _arbitrate(
+        self, stage: Arbiter, documents: Sequence[Document], answers: list[list[Finding]]
+    ) -> None:
+        """Lets `stage` decide the blocks in doubt; when it fails they stay in doubt."""
+        doubtful = [[n for n, one in enumerate(answer) if is_doubt(one)] for answer in answers]
+        waiting = [i for i, numbers in enumerate(doubtful) if numbers]
+        if not waiting:
+            return
+        try:
+            decided = stage.decide([documents[i] for i in waiting], [doubtful[i] for i in waiting])
+            found = [dict(one) for one in decided]
+            if len(found) != len(waiting):
+                raise ValueError("not one answer per document")
+            for i, one in zip(waiting, found, strict=True):
+                if not one.keys() <= set(doubtful[i]):
+                    raise ValueError("a block that was not asked about")
+                _require_answer(list(one.values()), len(one))
+        except Exception as error:
+            self._on_failure(stage.name, type(error).__name__)
+            return
+        for i, one in zip(waiting, found, strict=True):
+            for number, finding in one.items():
+                answers[i][number] = finding
 
     def _ask_all(self, stage: Detector, documents: Sequence[Document]) -> list[list[Finding]]:
         """What `stage` says of each. Asked one by one when it has no answer to all together."""
@@ -100,5 +142,7 @@ def _stricter(before: Finding, now: Finding) -> Finding:
     if before.verdict is Verdict.PRIVATE or now.verdict is Verdict.SHAREABLE:
         return before
     if now.verdict is Verdict.PRIVATE or now is STAGE_FAILED:
+        return now
+    if is_doubt(before) and not is_doubt(now):  # an arbiter must not clear what was not seen
         return now
     return now if before.verdict is Verdict.SHAREABLE else before

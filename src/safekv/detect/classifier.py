@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from safekv.detect.base import LOOK_AHEAD, UNREADABLE, Document, Finding, Located
 from safekv.detect.config import DetectConfig
-from safekv.detect.manifest import MODEL, TOKENIZER, Manifest, read_model
+from safekv.detect.manifest import MODEL, TOKENIZER, Manifest, read_model, shipped_folder
 from safekv.errors import ConfigError, DetectorError, ModelError
 from safekv.types import Verdict
 
@@ -26,12 +25,15 @@ if TYPE_CHECKING:
 BATCH_WINDOWS: Final = 8
 """Windows in one call of the runtime: more gain nothing on a CPU and hold more memory."""
 
+SLOW_FUSIONS: Final = ("SkipLayerNormFusion",)
+"""What onnxruntime 1.31 fuses into a kernel slower than its parts: a sixth of all time on a CPU."""
+
 MAX_UNREAD: Final = 0.25
 """Of a block's characters that are not blank, the share without a word piece that is let pass."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
     """One text as the network saw it. Rows of `scores` are pieces, columns sensitive labels."""
 
     pieces: Pieces
@@ -50,7 +52,7 @@ class TokenClassifier:
     """Vetoes blocks whose most sensitive word piece is likelier so than the manifest allows.
 
     A block's score is the highest probability, over its pieces and over the windows that
-    hold them, that a piece is of a sensitive label. Text is read in windows that share 128
+    hold them, that a piece is of a sensitive label. Text is read in windows that share 24
     pieces, so nothing shorter straddles an edge. A block of which a quarter cannot be read
     in the model's vocabulary is never shareable. Runs on one CPU thread, by onnxruntime and
     tokenizers alone. Thread-safe; no mutable state.
@@ -67,13 +69,15 @@ class TokenClassifier:
         bias: float = 0.0,
         lookahead_chars: int = 64,
     ) -> None:
-        """`bias` is added to the log-odds of "sensitive": above 0 more is found, and flagged."""
+        """`bias` is added to the log-odds of "sensitive", beside the manifest's for each label:
+        above 0 more is found, and flagged.
+        """
         self.manifest = manifest
         self._encoder = encoder
         self._session = session
-        self._bias = bias
         self._lookahead_chars = lookahead_chars
         self._sensitive = [manifest.labels.index(label) for label in manifest.sensitive]
+        self._biases = [bias + manifest.biases.get(label, 0.0) for label in manifest.sensitive]
 
     @classmethod
     def from_folder(
@@ -91,13 +95,16 @@ class TokenClassifier:
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"the token classifier needs the package {error.name}",
-                "pip install 'safekv[classify]'",
+                "pip install 'safekv[classify]', or leave classifier out of detect.stages",
             ) from error
         manifest, files = read_model(folder)
         try:
             encoder = Encoder(files[TOKENIZER].decode())
             session = onnxruntime.InferenceSession(
-                files[MODEL], _one_thread(onnxruntime), providers=["CPUExecutionProvider"]
+                files[MODEL],
+                _one_thread(onnxruntime),
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=SLOW_FUSIONS,
             )
             _require_fit(session, manifest)
         except ModelError:
@@ -111,14 +118,9 @@ class TokenClassifier:
 
     @classmethod
     def from_config(cls, config: DetectConfig) -> TokenClassifier:
-        """As `from_folder`, with the folder, bias and look-ahead of `config`."""
-        if config.classifier is None:
-            raise ConfigError(
-                "detect.stages names classifier, and detect.classifier names no folder",
-                "set detect.classifier to what `safekv detect train` made",
-            )
+        """As `from_folder`, by `config`: its folder or the shipped one, bias and look-ahead."""
         return cls.from_folder(
-            config.classifier,
+            config.classifier or shipped_folder(),
             bias=config.classifier_bias,
             lookahead_chars=config.lookahead_chars,
         )
@@ -133,12 +135,12 @@ class TokenClassifier:
         texts = [document.text if document.block_ends else "" for document in documents]
         return [
             self._findings(document, reading)
-            for document, reading in zip(documents, self._read(texts), strict=True)
+            for document, reading in zip(documents, self.read(texts), strict=True)
         ]
 
     def locate(self, text: str) -> list[Located]:
         """Where `text` is sensitive, in characters: neighbouring pieces of one label as one."""
-        (reading,) = self._read([text])
+        (reading,) = self.read([text])
         labels = reading.scores.argmax(axis=1)
         found: list[Located] = []
         behind = -2
@@ -154,7 +156,7 @@ class TokenClassifier:
             behind = i
         return found
 
-    def _findings(self, document: Document, reading: _Reading) -> list[Finding]:
+    def _findings(self, document: Document, reading: Reading) -> list[Finding]:
         unread = _unread_share(document, reading, self._encoder.unknown_id)
         cleared_to = len(document.text) - self._lookahead_chars
         start = 0
@@ -170,7 +172,7 @@ class TokenClassifier:
             start = end
         return findings
 
-    def _finding(self, reading: _Reading, start: int, end: int) -> Finding:
+    def _finding(self, reading: Reading, start: int, end: int) -> Finding:
         """What the pieces that overlap `[start, end)` say, however little was read of it."""
         first = int(reading.ends.searchsorted(start, side="right"))
         last = int(reading.starts.searchsorted(end, side="left"))
@@ -188,20 +190,22 @@ class TokenClassifier:
 
     # -- the network -----------------------------------------------------------------------
 
-    def _read(self, texts: Sequence[str]) -> list[_Reading]:
-        """Each text through the network, windows of all texts in common batches."""
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """Each text through the network, windows of all texts in batches of like length."""
         import numpy as np
 
         from safekv.detect.encoding import windows
 
         pieces = [self._encoder.encode(text) for text in texts]
-        readings = [_empty_reading(one, len(self._sensitive)) for one in pieces]
-        cuts = (
+        readings = [_unread(one, len(self._sensitive)) for one in pieces]
+        cuts = [
             (number, start, end)
             for number, one in enumerate(pieces)
             for start, end in windows(len(one))
-        )
-        while batch := list(islice(cuts, BATCH_WINDOWS)):
+        ]
+        cuts.sort(key=lambda cut: cut[2] - cut[1])
+        for at in range(0, len(cuts), BATCH_WINDOWS):
+            batch = cuts[at : at + BATCH_WINDOWS]
             found = self._scores(pieces, batch)
             for (number, start, end), scores in zip(batch, found, strict=True):
                 known = readings[number].scores[start:end]
@@ -234,11 +238,11 @@ class TokenClassifier:
             yield odds[row, 1 : end - start + 1]
 
     def _biased(self, logits: Floats) -> Floats:
-        """Probabilities of the sensitive labels after the bias. Raises if they are no numbers."""
+        """Probabilities of sensitive labels with their biases. Raises if they are no numbers."""
         import numpy as np
 
         logits = logits.copy()
-        logits[..., self._sensitive] += np.float32(self._bias)
+        logits[..., self._sensitive] += np.array(self._biases, dtype=np.float32)
         logits -= logits.max(axis=-1, keepdims=True)
         shares = np.exp(logits)
         shares /= shares.sum(axis=-1, keepdims=True)
@@ -248,16 +252,16 @@ class TokenClassifier:
         return chosen
 
 
-def _empty_reading(pieces: Pieces, labels: int) -> _Reading:
+def _unread(pieces: Pieces, labels: int) -> Reading:
     import numpy as np
 
     offsets = np.array(pieces.offsets, dtype=np.int64).reshape(len(pieces), 2)
-    return _Reading(
+    return Reading(
         pieces, offsets[:, 0], offsets[:, 1], np.zeros((len(pieces), labels), dtype=np.float32)
     )
 
 
-def _unread_share(document: Document, reading: _Reading, unknown_id: int) -> list[float]:
+def _unread_share(document: Document, reading: Reading, unknown_id: int) -> list[float]:
     """Of each block's characters that are not blank, the share that no known piece covers."""
     import numpy as np
 

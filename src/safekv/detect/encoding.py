@@ -11,11 +11,11 @@ from tokenizers import Tokenizer
 from safekv.detect.folding import encodable
 from safekv.errors import DetectorError
 
-WINDOW_TOKENS: Final = 510
-"""Pieces in one window; the encoder's 512 positions also hold its two marks."""
+WINDOW_TOKENS: Final = 126
+"""Pieces in one window at most; the network's 128 positions also hold its two marks."""
 
-OVERLAP_TOKENS: Final = 128
-"""Pieces that neighbouring windows share, so that nothing shorter straddles an edge."""
+OVERLAP_TOKENS: Final = 24
+"""Pieces that neighbouring windows share at least, so that nothing shorter straddles an edge."""
 
 SHAPES: Final = 6
 """How many shapes `shape_of` tells apart."""
@@ -73,16 +73,19 @@ class Encoder:
 def windows(
     tokens: int, size: int = WINDOW_TOKENS, overlap: int = OVERLAP_TOKENS
 ) -> Iterator[tuple[int, int]]:
-    """Ranges `[start, end)` that cover `tokens` pieces; neighbours share `overlap` of them.
+    """Ranges `[start, end)` that cover `tokens` pieces; neighbours share `overlap` or more.
 
-    No range but a text's only one is shorter than `size` by more than what the text lacks.
+    As few as `size` allows, and all of one length, so that a batch of them needs no padding.
     """
-    start = 0
-    while start < tokens:
-        yield start, min(tokens, start + size)
-        if start + size >= tokens:
-            return
-        start += size - overlap
+    if tokens <= size:
+        if tokens:
+            yield 0, tokens
+        return
+    count = -(-(tokens - overlap) // (size - overlap))
+    length = -(-(tokens + (count - 1) * overlap) // count)
+    for number in range(count):
+        start = min(number * (length - overlap), tokens - length)
+        yield start, start + length
 
 
 def shape_of(word: str) -> int:

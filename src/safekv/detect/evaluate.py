@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -91,24 +92,30 @@ def evaluate(detector: Measured, texts: Sequence[LabelledText], split: str) -> d
     precision of the texts that it occurs in. For blocks, texts are joined to documents of
     some 1,000 tokens, and a block is held back unless it is judged shareable.
     `false_flag_rate` is the share of 64-token blocks without a sensitive label that are
-    held back.
+    held back. `decided_by` is the share of 16-token blocks that each stage decided: `clean`
+    are those in which none found anything.
     """
     sizes = {tokens: Blocks() for tokens in BLOCK_TOKENS}
+    deciders: Counter[str] = Counter()
     for document in joined(texts):
-        _count_blocks(detector, document, sizes)
+        deciders += _count_blocks(detector, document, sizes)
     widest = sizes[BLOCK_TOKENS[-1]]
     return {
         "split": split,
         "entity": {kind: score.as_dict() for kind, score in sorted(_entities(detector, texts))},
         "blocks": {str(tokens): blocks.as_dict() for tokens, blocks in sizes.items()},
         "false_flag_rate": _ratio(widest.flagged, widest.clean),
+        "decided_by": {
+            stage: _ratio(count, deciders.total()) for stage, count in sorted(deciders.items())
+        },
     }
 
 
 def latencies_us(stage: Detector, texts: Iterable[str]) -> dict[str, float | None]:
-    """p50 and p99 of what judging 1,000 tokens as one block takes, in microseconds.
+    """p50 and p99 of what judging 1,000 tokens as one block takes, in microseconds of one core.
 
-    The best of three for each piece of the joined texts; one that is shorter is scaled up.
+    CPU time of this thread, so a stage must work in it. The best of three for each piece of
+    the joined texts; one that is shorter is scaled up.
     """
     text = "\n".join(texts)
     size = PROMPT_TOKENS * CHARACTERS_PER_TOKEN
@@ -137,8 +144,13 @@ def is_sensitive(kind: str) -> bool:
     return kind.lower() not in PUBLIC_KINDS
 
 
-def _count_blocks(detector: Measured, document: LabelledText, sizes: dict[int, Blocks]) -> None:
-    """Judges the smallest blocks; a larger one is held back when one of its parts is."""
+def _count_blocks(
+    detector: Measured, document: LabelledText, sizes: dict[int, Blocks]
+) -> Counter[str]:
+    """Judges the smallest blocks; a larger one is held back when one of its parts is.
+
+    Returns how many of the smallest each stage decided.
+    """
     size = min(sizes) * CHARACTERS_PER_TOKEN
     ends = range(size, len(document.text) + 1, size)
     findings = detector.judge(Document(document.text, tuple(ends)))
@@ -151,6 +163,15 @@ def _count_blocks(detector: Measured, document: LabelledText, sizes: dict[int, B
         parts = tokens // min(sizes)
         for at in range(0, len(sensitive) - parts + 1, parts):
             blocks.count(any(sensitive[at : at + parts]), any(held_back[at : at + parts]))
+    return Counter(_decider(finding.rule) for finding in findings)
+
+
+def _decider(rule: str) -> str:
+    """The stage that a finding's rule belongs to."""
+    if rule == "clean":
+        return rule
+    stage = rule.partition("-")[0]
+    return stage if stage in ("classifier", "judge") else "rules"
 
 
 def _entities(detector: Measured, texts: Iterable[LabelledText]) -> Iterator[tuple[str, Score]]:
@@ -189,9 +210,9 @@ def _best_us(stage: Detector, text: str) -> float:
     best = math.inf
     document = Document(text, (len(text),))
     for _ in range(3):
-        before = time.perf_counter_ns()
+        before = time.thread_time_ns()
         stage.judge(document)
-        best = min(best, (time.perf_counter_ns() - before) / 1e3)
+        best = min(best, (time.thread_time_ns() - before) / 1e3)
     return best
 
 

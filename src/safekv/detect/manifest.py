@@ -25,7 +25,8 @@ class Manifest:
 
     `files` maps names in the same folder to SHA-256 sums. A block whose score reaches
     `private_from` is private, and shareable only below `unsure_from`; both are
-    probabilities. `training` and `metrics` are a record for people.
+    probabilities. `biases` are added to the scores of the labels that they name. `training`
+    and `metrics` are a record for people.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Manifest:
     private_from: float
     unsure_from: float
     licences: tuple[str, ...]
+    biases: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict, repr=False)
     metrics: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -47,8 +49,17 @@ class Manifest:
             raise ValueError("files must lie in the folder itself")
         if not self.sensitive or not set(self.sensitive) < set(self.labels):
             raise ValueError("sensitive must be some of the labels, not all")
+        if not self.biases.keys() <= set(self.sensitive):
+            raise ValueError("biases must name sensitive labels")
+        if not all(-20 <= one <= 20 for one in self.biases.values()):
+            raise ValueError("biases must lie between -20 and 20")
         if not 0 < self.unsure_from <= self.private_from <= 1:
             raise ValueError("0 < unsure_from <= private_from <= 1 does not hold")
+
+
+def shipped_folder() -> Path:
+    """Where the classifier lies that comes with safekv."""
+    return Path(__file__).parent / "model"
 
 
 def read_model(folder: Path) -> tuple[Manifest, Mapping[str, bytes]]:

@@ -155,6 +155,12 @@ class Hits:
     patterns: list[int]
     disguises: list[str]
 
+    def __bool__(self) -> bool:
+        return bool(self.patterns or self.disguises)
+
+
+NO_HITS: Final = Hits([], [])
+
 
 class Gate:
     """Says in one pass over a text which of many patterns occur in it."""
@@ -187,7 +193,9 @@ class Gate:
         found = self._scan(data)
         return None if self._exotic in found else self._told(found)
 
-    def _told(self, found: Iterable[int]) -> Hits:
+    def _told(self, found: Sequence[int]) -> Hits:
+        if len(found) == 1:  # the proof alone, as in most texts
+            return NO_HITS
         first = self._exotic + 1
         return Hits(
             sorted(index for index in found if index < self._exotic),

@@ -87,4 +87,14 @@ def _classifier(config: DetectConfig) -> Detector:
     return TokenClassifier.from_config(config)
 
 
-_BUILT_IN: Final[Mapping[str, Factory]] = {"rules": _rules, "classifier": _classifier}
+def _judge(config: DetectConfig) -> Detector:
+    from safekv.detect.judge import Judge
+
+    return Judge.from_config(config)
+
+
+_BUILT_IN: Final[Mapping[str, Factory]] = {
+    "rules": _rules,
+    "classifier": _classifier,
+    "judge": _judge,
+}

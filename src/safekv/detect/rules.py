@@ -92,6 +92,8 @@ class RuleDetector:
             return []
         reading = self._read(document.text)
         findings = self._clear(document, reading.view)
+        if not reading.hits:
+            return findings
         messages = _Messages(document)
         for rule, spans in self._spans(reading):
             private = Finding(Verdict.PRIVATE, rule.id, rule.confidence)

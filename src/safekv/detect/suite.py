@@ -89,7 +89,8 @@ def run_suite(suite: Suite, config: DetectConfig, peers: bool, report: Report) -
 def _latency(suite: Suite, config: DetectConfig) -> dict[str, Any]:
     """p50 and p99 per 1,000 tokens of each stage, on unlabelled texts, or prose without any."""
     texts = [one for name, (_, each) in suite.sets.items() if name != TRICKS for one in each]
-    clean = [one.text for one in texts if not one.spans][:_LATENCY_TEXTS]
+    unlabelled = [one.text for one in texts if not one.spans]
+    clean = unlabelled[:: max(1, len(unlabelled) // _LATENCY_TEXTS)]
     sample = clean if sum(map(len, clean)) >= _LATENCY_CHARACTERS else [PROSE * 24] * 4
     figures: dict[str, Any] = {
         "rules_us_per_1k_tokens": None,
@@ -143,11 +144,11 @@ def _environment(config: DetectConfig) -> dict[str, Any]:
 
 
 def _classifier_version(config: DetectConfig) -> str | None:
-    if config.classifier is None:
+    if "classifier" not in config.stages:
         return None
-    from safekv.detect.manifest import read_model
+    from safekv.detect.manifest import read_model, shipped_folder
 
-    return read_model(config.classifier)[0].version
+    return read_model(config.classifier or shipped_folder())[0].version
 
 
 def _fail(stage: str, reason: str) -> None:

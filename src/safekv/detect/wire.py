@@ -84,8 +84,9 @@ def config_from_wire(said: dict[str, Any]) -> DetectConfig:
     known = {one.name: said[one.name] for one in fields(DetectConfig)}
     known["stages"] = tuple(known["stages"])
     known["extra_rulesets"] = tuple(map(Path, known["extra_rulesets"]))
-    if known["classifier"] is not None:
-        known["classifier"] = Path(known["classifier"])
+    for name in ("classifier", "judge_key_file", "judge_record"):
+        if known[name] is not None:
+            known[name] = Path(known[name])
     return DetectConfig(**known)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,12 +14,11 @@ from typing import Final
 
 from safekv.engines.base import DeclaredText
 from safekv.errors import ConfigError
-from safekv.privatefile import PrivateFile, Stamp, home
+from safekv.privatefile import PrivateFile, SigningKey, Stamp, home
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION: Final = 1
-KEY_BYTES: Final = 32
 ID_BYTES: Final = 6
 
 
@@ -45,7 +43,6 @@ class DeclarationStore:
     def __init__(self, path: Path, key_path: Path) -> None:
         self.path, self.key_path = path, key_path
         self._file = PrivateFile(path, "set SAFEKV_HOME")
-        self._key_file = PrivateFile(key_path, "set SAFEKV_HOME")
         # The mutable state: the stamp of the file when `changed` last read it.
         self._stamp: Stamp | None = None
         self._looked = False
@@ -126,19 +123,7 @@ class DeclarationStore:
         return hmac.new(self._key(create=False), signed, hashlib.sha256).hexdigest()
 
     def _key(self, *, create: bool) -> bytes:
-        _, raw = self._key_file.read()
-        if raw is None and create:
-            raw = secrets.token_hex(KEY_BYTES).encode() + b"\n"
-            self._key_file.write(raw)
-        if raw is None:
-            raise ConfigError(f"deployment key {self.key_path} is not there", "restore it")
-        try:
-            key = bytes.fromhex(raw.decode().strip())
-        except ValueError:
-            key = b""
-        if len(key) != KEY_BYTES:
-            raise self._key_file.damaged("restore it")
-        return key
+        return SigningKey(self.key_path).read(create=create)
 
     def _write(self, key: bytes, declared: Sequence[Declaration]) -> None:
         entries = [asdict(one) for one in declared]

@@ -262,6 +262,7 @@ CONVERTERS: Final[tuple[tuple[object, Callable[[Given], object], str], ...]] = (
     (int | None, _to_int, "use a whole number"),
     (float, _to_float, "use a number"),
     (str, _to_str, "use text"),
+    (str | None, _to_str, "use text"),
     (Mode, _to_mode, f"use one of {MODES}"),
     (Profile, _to_profile, f"use one of {PROFILES}"),
     (CloakProfile, _to_cloak, f"use one of {CLOAKS}"),

@@ -46,9 +46,9 @@ def test_the_quick_report_shows_what_is_expected(model_dir: Path, tmp_path: Path
         for protection in ("stream", "vault"):
             assert rows["template", protection, "first", dtype] < 0.1
     assert rows["template", "cloak", "first", "fp32"] == 1.0
-    # Three tokens of three prompts, candidates within the quick plan's budget.
-    assert rows["collision", "none", "last", "fp32"] >= 0.3
-    assert rows["template", "cloak", "last", "fp32"] >= 0.3
+    # Two tokens of two prompts, and few candidates each; of a hidden cache none.
+    assert rows["collision", "none", "last", "fp32"] >= 0.25
+    assert rows["template", "cloak", "last", "fp32"] >= 0.25
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert load_prompts()[0].text in page
@@ -78,7 +78,7 @@ def test_an_interrupted_report_goes_on(
     assert measured == [record["cell"] for record in whole[2:]]
     assert again[:2] == whole[:2]
     with pytest.raises(ConfigError, match="another plan"):
-        run(public, "m", prompts, replace(plan, victims=2), tmp_path, lambda *told: None)
+        run(public, "m", prompts, replace(plan, victims=3), tmp_path, lambda *told: None)
 
 
 def test_one_attack_prints_one_row(model_dir: Path) -> None:

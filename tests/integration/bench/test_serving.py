@@ -69,19 +69,26 @@ def test_without_a_detector_nothing_is_shared_and_serving_goes_on(host: EngineHo
     troubled = plan(modes=["isolated", "selective"], detectors=["off", "dead", "saturated"])
     rows = run(host, troubled, silent)["workloads"]["system"]
     assert {row["failed"] for row in rows.values()} == {0}
-    assert rows["selective:dead"]["hit_rate"] == rows["isolated"]["hit_rate"]
-    assert rows["selective:dead"]["promotion"] is None
-    assert rows["selective:off"]["hit_rate"] > rows["isolated"]["hit_rate"]
-    assert rows["selective:saturated"]["hit_rate"] >= rows["isolated"]["hit_rate"]
+    # What is found beyond the tenants' own is what is shared. (How much of their own they find
+    # depends on how quick the machine is: the next turn may come before the last is computed.)
+    dead = rows["selective:dead"]
+    assert dead["hit_rate"] == dead["own_hit_rate"]
+    assert dead["promotion"] is None
+    assert rows["isolated"]["hit_rate"] == rows["isolated"]["own_hit_rate"]
+    assert rows["selective:off"]["hit_rate"] > rows["selective:off"]["own_hit_rate"]
 
 
-def test_cold_it_shows_what_is_missed_until_blocks_are_shared(host: EngineHost) -> None:
-    cold = run(host, plan(modes=["global", "selective"], cold=True, turns=1, tenants=3), silent)
+def test_the_servers_counts_are_those_of_the_client(host: EngineHost) -> None:
+    cold = run(host, plan(modes=["stock", "selective"], cold=True, turns=1, tenants=3), silent)
+    for found in cold["runs"]:
+        for phase in found["phases"].values():
+            cache, answers = phase["cache"], phase["answers"]
+            assert cache["prompts"] == len(answers) == 3
+            assert cache["prompt_tokens"] == sum(row["prompt_tokens"] for row in answers)
+            assert 0 <= cache["hit_tokens"] <= cache["prompt_tokens"]
+            assert phase["promotions_before"] == []
     rows = cold["workloads"]["system"]
-    assert rows["global"]["late_share"] == 0
-    # All are computed before the first epoch ends, so all but the first are late.
-    lost = rows["global"]["hit_rate"] - rows["selective"]["hit_rate"]
-    assert lost >= 0
+    assert 0 <= rows["selective"]["late_share"] <= 1
 
 
 def test_a_server_that_is_killed_is_reported_with_its_last_words(model_dir: Path) -> None:

@@ -37,7 +37,8 @@ class Served:
             max_model_len=1024,
             enable_prefix_caching=True,
             scheduler_cls="safekv.engines.vllm.Scheduler",
-            additional_config={"safekv": {"warden.epoch_s": 0.2}},
+            # The detector has time, however busy the machine is.
+            additional_config={"safekv": {"warden.epoch_s": 0.2, "detect.time_limit_s": 300.0}},
         )
         self.key = load_claim_key(os.environ)
         self.tokenizer = self.llm.get_tokenizer()
@@ -121,9 +122,9 @@ def test_a_letter_is_its_senders_before_and_after_the_verdict(served: Served) ->
 def test_after_promotion_everybody_finds_it_and_the_answers_are_the_same(served: Served) -> None:
     text = "The opening hours of the shop are from nine to six, on Saturdays from ten to four. "
     ids = served.ids(text * 15, 5)
-    cold = served.ask("a", ids)
-    assert cold[0] <= 1
     last = len(served.keeper.visible.shared)
+    cold = served.ask("a", ids)
+    assert cold[0] == 0
     until(lambda: (served.keeper.drain(), len(served.keeper.visible.shared) >= last + 3)[1])
     found, told, answer = served.ask("d", ids)
     assert found >= 3
@@ -133,22 +134,23 @@ def test_after_promotion_everybody_finds_it_and_the_answers_are_the_same(served:
 
 def test_what_is_declared_is_shared_and_told_and_gone_when_revoked(served: Served) -> None:
     text = ("Our public test card has the number 5555 5555 5555 4444 and no money. " * 12).strip()
-    ids = served.ids(text + " And now to you.", 5)
     store, visible = DeclarationStore.default(os.environ), served.keeper.visible
     one = store.add(text)
-    until(lambda: len(visible.declared) >= 5)
+    until(lambda: len(visible.declared) >= 4)
+    names = set(visible.declared)
+    blocks = len(names)
+    ids, found = served.ids(text, blocks), (blocks, blocks * BLOCK)
     cold = served.ask("a", ids)
     assert cold[:2] == (0, 0)
-    until(lambda: (served.keeper.drain(), visible.declared <= visible.shared)[1])
-    assert served.ask("d", ids) == (5, 5 * BLOCK, cold[2])
-    assert served.ask(None, ids) == (5, 5 * BLOCK, cold[2])
-    names = set(visible.declared)
+    until(lambda: (served.keeper.drain(), names <= visible.shared)[1])
+    assert served.ask("d", ids) == (*found, cold[2])
+    assert served.ask(None, ids) == (*found, cold[2])
     store.revoke(one.id)
     until(lambda: not names & visible.shared)
     served.keeper.drain()
     assert served.ask("e", ids) == (0, 0, cold[2])
     for holder in ("a", "d"):
-        assert served.ask(holder, ids) == (5, 5 * BLOCK, cold[2])
+        assert served.ask(holder, ids) == (*found, cold[2])
 
 
 def test_when_the_index_dies_nothing_is_shared_until_it_is_back(served: Served) -> None:

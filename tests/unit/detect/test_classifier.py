@@ -15,10 +15,9 @@ pytest.importorskip("onnx")
 
 from safekv.detect.base import Document, Finding
 from safekv.detect.classifier import TokenClassifier
-from safekv.detect.config import DetectConfig
 from safekv.detect.encoding import OVERLAP_TOKENS, WINDOW_TOKENS, Encoder, shape_of, windows
 from safekv.detect.manifest import FILE, MODEL, TOKENIZER
-from safekv.errors import ConfigError, DetectorError, ModelError
+from safekv.errors import DetectorError, ModelError
 from safekv.types import Verdict
 from support.classifiers import write_classifier
 
@@ -64,13 +63,24 @@ def test_a_bias_finds_more(folder: Path) -> None:
     assert verdicts(shy, "the bridge of Lovelace", 22) == [S]
 
 
-@pytest.mark.parametrize("at", [0, 380, 381, 382, 508, 509, 510, 511, 890, 1400, 2999])
+@pytest.mark.parametrize("at", [0, 100, 101, 102, 125, 126, 127, 510, 890, 1400, 2999])
 def test_a_name_is_found_wherever_windows_end(classifier: TokenClassifier, at: int) -> None:
     words = ["bridge"] * 3000
     words[at] = "Turing"
     start = 7 * at
     (found,) = classifier.locate(" ".join(words))
     assert (found.start, found.end, found.kind) == (start, start + 6, "person")
+
+
+def test_the_manifest_has_a_bias_for_each_label(tmp_path: Path) -> None:
+    eager = write_classifier(tmp_path / "eager", biases={"PERSON": 2.0})
+    assert verdicts(
+        TokenClassifier.from_folder(eager, lookahead_chars=0), "the bridge of lovelace", 22
+    ) == [P]
+    shy = write_classifier(tmp_path / "shy", biases={"PERSON": -9.0})
+    assert verdicts(
+        TokenClassifier.from_folder(shy, lookahead_chars=0), "the bridge of lovelace", 22
+    ) == [S]
 
 
 def test_neighbouring_pieces_are_one_finding(classifier: TokenClassifier) -> None:
@@ -103,12 +113,14 @@ def test_nothing_is_cleared_without_its_look_ahead(folder: Path) -> None:
 
 
 def test_windows_cover_all_and_overlap() -> None:
-    for tokens in (0, 1, 510, 511, 892, 893, 5000):
+    for tokens in (*range(300), 892, 893, 5000, 99_999):
         ranges = list(windows(tokens))
         covered = {i for start, end in ranges for i in range(start, end)}
         assert covered == set(range(tokens))
+        assert all(0 <= start < end <= tokens for start, end in ranges)
         assert all(end - start <= WINDOW_TOKENS for start, end in ranges)
-        assert all(a[1] - b[0] == OVERLAP_TOKENS for a, b in pairwise(ranges))
+        assert all(a[1] - b[0] >= OVERLAP_TOKENS for a, b in pairwise(ranges))
+        assert len({end - start for start, end in ranges}) <= 1
 
 
 def test_shapes_tell_words_apart() -> None:
@@ -165,6 +177,9 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         {"unsure_from": 0.0},
         {"surplus": 1},
         {"labels": 7},
+        {"biases": {"LOCATION": 1.0}},
+        {"biases": {"PERSON": 1000.0}},
+        {"biases": 7},
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(
@@ -181,11 +196,6 @@ def test_labels_must_fit_the_network(tmp_path: Path) -> None:
     folder = write_classifier(tmp_path, labels=("O", "PERSON"))
     with pytest.raises(ModelError, match="3 labels"):
         TokenClassifier.from_folder(folder)
-
-
-def test_a_stage_without_a_folder_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match=r"detect\.classifier"):
-        TokenClassifier.from_config(DetectConfig(stages=("classifier",)))
 
 
 def test_neither_torch_nor_transformers_is_imported(folder: Path) -> None:

@@ -107,10 +107,10 @@ def run(*arguments: str, stdin: bytes = b"") -> Result:
 
 
 def test_scan_prints_places_and_masks_the_text() -> None:
-    result = run("scan", "-", stdin=f"é card {CARD}.".encode())
+    result = run("scan", "--rules-only", "-", stdin=f"é card {CARD}.".encode())
     assert result.exit_code == 1
     assert result.stdout == "7-26\tcard\trules\t0.85\t************\n"
-    told = run("scan", "-", "--json", stdin=f"card {CARD}".encode())
+    told = run("scan", "--rules-only", "-", "--json", stdin=f"card {CARD}".encode())
     assert json.loads(told.stdout) == {
         "start": 5, "end": 24, "type": "card", "stage": "rules", "confidence": 0.85,
     }  # fmt: skip
@@ -118,15 +118,15 @@ def test_scan_prints_places_and_masks_the_text() -> None:
 
 
 def test_scan_shows_values_only_when_asked() -> None:
-    shown = run("scan", "-", "--show", "--json", stdin=f"card {CARD}".encode())
+    shown = run("scan", "--rules-only", "-", "--show", "--json", stdin=f"card {CARD}".encode())
     assert json.loads(shown.stdout)["value"] == CARD
-    assert CARD in run("scan", "-", "--show", stdin=f"card {CARD}".encode()).stdout
+    assert CARD in run("scan", "--rules-only", "-", "--show", stdin=f"card {CARD}".encode()).stdout
 
 
 def test_scan_of_clean_and_of_unreadable_bytes() -> None:
-    assert run("scan", "-", stdin=b"nothing here").exit_code == 0
-    assert run("scan", "-", stdin=b"\xff\xfe \x80").exit_code == 0
-    assert run("scan", "-", stdin=b"").output == ""
+    assert run("scan", "--rules-only", "-", stdin=b"nothing here").exit_code == 0
+    assert run("scan", "--rules-only", "-", stdin=b"\xff\xfe \x80").exit_code == 0
+    assert run("scan", "--rules-only", "-", stdin=b"").output == ""
 
 
 def test_scan_of_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None:
@@ -136,16 +136,25 @@ def test_scan_of_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None
         assert result.exception.exit_code == 2
 
 
+def test_scan_asks_stage_2_too_unless_told_not_to() -> None:
+    pytest.importorskip("onnxruntime")
+    text = b"The defendant, Rajesh Venkataraman, had never met Ms Castellanos."
+    both = run("scan", "-", "--json", stdin=text)
+    assert "classifier" in {json.loads(line)["stage"] for line in both.stdout.splitlines()}
+    assert run("scan", "--rules-only", "-", stdin=text).exit_code == 0
+    assert run("scan", "--rules-only", "-", "--classifier", "x", stdin=text).exit_code == 2
+
+
 def test_eval_prints_the_documented_keys(tmp_path: Path) -> None:
     spans, conll = tmp_path / "a.jsonl", tmp_path / "b.txt"
     spans.write_text(json.dumps({"text": CARD, "spans": [{"start": 0, "end": 19, "type": "CARD"}]}))
     conll.write_text("Ada B-person\nsings O\n")
     files = ("--spans", str(spans), "--conll", str(conll))
-    told = json.loads(run("eval", *files, "--no-peers", "--json").stdout)
+    told = json.loads(run("eval", "--rules-only", *files, "--no-peers", "--json").stdout)
     assert set(told) == {"datasets", "latency", "peers", "environment"}
     assert set(told["datasets"]) == {"adversarial", "a.jsonl", "b.txt"}
     for one in told["datasets"].values():
-        assert set(one) == {"split", "entity", "blocks", "false_flag_rate"}
+        assert set(one) == {"split", "entity", "blocks", "false_flag_rate", "decided_by"}
         assert set(one["blocks"]) == {"16", "32", "64"}
         assert all(set(score) == {"recall", "precision", "f1"} for score in one["blocks"].values())
     assert told["datasets"]["a.jsonl"]["entity"]["CARD"]["recall"] == 1.0
@@ -153,7 +162,7 @@ def test_eval_prints_the_documented_keys(tmp_path: Path) -> None:
     assert set(told["latency"]) == {
         "rules_us_per_1k_tokens", "classifier_ms_per_1k_tokens", "judge_ms_per_1k_tokens",
     }  # fmt: skip
-    assert "CARD" in run("eval", *files, "--no-peers").stdout
+    assert "CARD" in run("eval", "--rules-only", *files, "--no-peers").stdout
 
 
 def test_peers_are_measured_or_said_to_be_missing() -> None:

@@ -62,7 +62,7 @@ def ignore(stage: str, reason: str) -> None:
 
 def test_an_installed_package_gives_a_stage(install: Install) -> None:
     install("shoutdetect", shouting="shoutdetect:make")
-    assert known_stages() == ("classifier", "rules", "shouting")
+    assert known_stages() == ("classifier", "judge", "rules", "shouting")
     cascade = build_cascade(DetectConfig(stages=("rules", "shouting")), ignore)
     prose = "quiet and long enough that every block has its look-ahead behind it, and more. "
     findings = cascade.judge(Document(f"LOUD quiet {prose * 2}", (5, 11)))

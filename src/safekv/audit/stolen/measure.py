@@ -52,7 +52,7 @@ class Measured:
             "cell": self.cell.name,
             "row": self.row,
             "details": self.details,
-            "texts": self.texts,
+            "texts": [list(pair) for pair in self.texts],
         }
 
 

@@ -85,13 +85,13 @@ class Plan:
         return cls(
             layers=("first", "last"),
             dtypes=(Stored.FP32, Stored.INT8),
-            victims=3,
+            victims=2,
             own=2,
-            horizon=3,
+            horizon=2,
             controls=1,
-            budget=512,
+            budget=256,
             patience=1,
-            new_tokens=16,
+            new_tokens=12,
             recipe=Recipe(text_tokens=2048, epochs=6),
         )
 

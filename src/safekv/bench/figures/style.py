@@ -122,7 +122,7 @@ def log_axis(axis: Any, set_scale: Any, base: int = 10) -> None:
     set_scale("log", base=base)
     subs = (1.0, 2.0, 5.0) if base == 10 else (1.0,)
     axis.set_major_locator(LogLocator(base=base, subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

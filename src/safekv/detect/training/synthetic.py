@@ -5,28 +5,17 @@ from __future__ import annotations
 import random
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from importlib import resources
-from typing import Any, Final
+from typing import Final
 
 from safekv.detect.labelled import LabelledSpan, LabelledText
+from safekv.detect.training.values import LOCALES, Values
 
-LOCALES: Final = (
-    "en_US", "en_GB", "en_IN", "en_AU", "en_NG", "de_DE", "de_AT", "fr_FR", "es_ES", "es_MX",
-    "it_IT", "pt_BR", "nl_NL", "pl_PL", "sv_SE", "cs_CZ", "tr_TR", "fi_FI", "ro_RO", "hr_HR",
-)  # fmt: skip
-"""Whose names and addresses are made up: those that Faker writes in Latin letters."""
+_PLACE: Final = re.compile(r"\{\{|\}\}|\{([a-z_]+)\}")
 
-_PLACE: Final = re.compile(r"\{\{|\}\}|\{([a-z]+)\}")
-
-_LABELS: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("person", "first", "last"), "PERSON"),
-    **dict.fromkeys(("address", "street"), "ADDRESS"),
-    **dict.fromkeys(("phone", "card", "iban", "ssn", "licence", "ip"), "NUMBER"),
-    "email": "CONTACT",
-    **dict.fromkeys(("city", "country"), "LOCATION"),
-    "company": "ORGANIZATION",
-}
+PUBLIC_LABELS: Final = ("LOCATION", "ORGANIZATION")
+"""What is labelled in text that holds nothing private; names in it are not."""
 
 
 class MadeUp:
@@ -34,29 +23,65 @@ class MadeUp:
 
     def __init__(self, seed: int) -> None:
         """Raises `ModuleNotFoundError` without the package `faker`."""
-        from faker import Faker
-
         self._random = random.Random(seed)  # noqa: S311 - sample text, nothing secret
-        self._fakers = {locale: Faker(locale) for locale in LOCALES}
-        Faker.seed(seed)
         folder = resources.files("safekv.detect.training")
         self._tables = tomllib.loads((folder / "templates.toml").read_text(encoding="utf-8"))
+        self._values = Values(self._tables, self._random, seed)
 
     def private(self, count: int) -> Iterator[LabelledText]:
         """`count` texts that hold private values, in nine languages, most in English."""
         languages = list(self._tables["private"])
-        weights = [12 if language == "en" else 1 for language in languages]
+        weights = [20 if language == "en" else 1 for language in languages]
         for language in self._random.choices(languages, weights, k=count):
             template = self._random.choice(self._tables["private"][language])
             own = [locale for locale in LOCALES if locale.startswith(language)]
             locale = self._random.choice(own if self._random.random() < 0.5 else LOCALES)
             yield self._filled(template, locale, private=True)
 
+    def reports(self, count: int) -> Iterator[LabelledText]:
+        """`count` sentences as newspapers and encyclopaedias write them, persons labelled."""
+        for _ in range(count):
+            template = self._random.choice(self._tables["reports"]["en"])
+            yield self._filled(template, self._random.choice(LOCALES), private=True)
+
     def public(self, count: int) -> Iterator[LabelledText]:
         """`count` texts that hold no private value, though many hold names."""
         for _ in range(count):
             template = self._random.choice(self._tables["public"]["texts"])
-            yield self._filled(template, self._random.choice(LOCALES), private=False)
+            english = self._random.random() < 0.6
+            locale = "en_US" if english else self._random.choice(LOCALES)
+            yield self._filled(template, locale, private=False)
+
+    def filled(self, templates: list[LabelledText], count: int) -> Iterator[LabelledText]:
+        """`count` texts made of others' `templates`, whose places stand in double braces."""
+        for _ in range(count if templates else 0):
+            chosen = self._random.choice(templates)
+            single = chosen.text.replace("{{", "{").replace("}}", "}")
+            one = self._filled(single, self._random.choice(LOCALES), private=True)
+            yield LabelledText(one.text, one.spans, chosen.group)
+
+    def renamed(self, one: LabelledText) -> LabelledText:
+        """`one` with another name for each person in it, as long and cased as before."""
+        names = [span for span in _joined(one) if span.kind == "PERSON"]
+        others = [span for span in one.spans if span.kind != "PERSON"]
+        text, behind = "", 0
+        spans: list[LabelledSpan] = []
+        moved: list[tuple[int, int]] = []
+        locale = self._random.choice(LOCALES)
+        for span in names:
+            text += one.text[behind : span.start]
+            old = one.text[span.start : span.end]
+            new = self._values.name_like(old, locale)
+            spans.append(LabelledSpan(len(text), len(text) + len(new), "PERSON"))
+            moved.append((span.end, len(new) - len(old)))
+            text += new
+            behind = span.end
+        for span in others:
+            by = sum(change for end, change in moved if end <= span.start)
+            spans.append(LabelledSpan(span.start + by, span.end + by, span.kind))
+        return LabelledText(
+            text + one.text[behind:], tuple(sorted(spans, key=lambda s: s.start)), one.group
+        )
 
     def _filled(self, template: str, locale: str, private: bool) -> LabelledText:
         text, behind = "", 0
@@ -65,48 +90,24 @@ class MadeUp:
             text += template[behind : place.start()]
             behind = place.end()
             name = place[1]
-            value = self._value(name, self._fakers[locale]) if name else place[0][0]
-            label = _LABELS.get(name) if name else None
-            if label is not None and (private or label in ("LOCATION", "ORGANIZATION")):
+            value = self._values.of(name, locale) if name else place[0][0]
+            label = self._values.label(name) if name else None
+            if label is not None and (private or label in PUBLIC_LABELS):
                 spans.append(LabelledSpan(len(text), len(text) + len(value), label))
             text += value
         return LabelledText(text + template[behind:], tuple(spans), template)
 
-    def _value(self, name: str, fake: Any) -> str:
-        chance = self._random
-        if name in ("famous", "fictional"):
-            return str(chance.choice(self._tables["public"][name]))
-        if name in _INVENTED:
-            return _INVENTED[name](chance)
-        value = str(_OF_LOCALE.get(name, _plainly(name))(fake, chance))
-        return value.replace("\n", chance.choice((", ", "\n", " ")))
 
-
-def _plainly(maker: str) -> Callable[[Any, random.Random], object]:
-    return lambda fake, _: getattr(fake, maker)()
-
-
-def _person(fake: Any, chance: random.Random) -> object:
-    plain = f"{fake.first_name()} {fake.last_name()}"
-    return chance.choice((plain, fake.name()))
-
-
-_OF_LOCALE: Final[Mapping[str, Callable[[Any, random.Random], object]]] = {
-    "person": _person,
-    "first": _plainly("first_name"),
-    "last": _plainly("last_name"),
-    "street": _plainly("street_address"),
-    "phone": _plainly("phone_number"),
-    "card": _plainly("credit_card_number"),
-    "ip": _plainly("ipv4_public"),
-    "licence": lambda fake, _: fake.bothify("?########").upper(),
-    "date": lambda fake, chance: fake.date(chance.choice(("%Y-%m-%d", "%d.%m.%Y", "%B %d, %Y"))),
-}
-"""What Faker makes; every other name is that of its own method."""
-
-_INVENTED: Final[Mapping[str, Callable[[random.Random], str]]] = {
-    "amount": lambda chance: f"{chance.choice('$€£')}{chance.randint(5, 90_000):,}",
-    "number": lambda chance: str(chance.randint(2, 400)),
-    "version": lambda chance: ".".join(str(chance.randint(0, 20)) for _ in range(3)),
-    "reference": lambda chance: f"{chance.choice('ABCR')}-{chance.randint(10_000, 9_999_999)}",
-}
+def _joined(one: LabelledText) -> Iterator[LabelledSpan]:
+    """Spans of neighbouring words of one kind as one: CoNLL labels each word by itself."""
+    last: LabelledSpan | None = None
+    for span in sorted(one.spans, key=lambda s: s.start):
+        near = last is not None and one.text[last.end : span.start].strip(" .-'") == ""
+        if last is not None and near and last.kind == span.kind and span.start - last.end <= 2:
+            last = LabelledSpan(last.start, span.end, last.kind)
+            continue
+        if last is not None:
+            yield last
+        last = span
+    if last is not None:
+        yield last

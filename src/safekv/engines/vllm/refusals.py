@@ -5,9 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from safekv.cache import TiersConfig
 from safekv.errors import ConfigError
+from safekv.types import Release
+from safekv.warden.config import WardenConfig
 
 SUPPORTED_SPEC: Final = "FullAttentionSpec"
+
+
+def require_settings(warden: WardenConfig, tiers: TiersConfig) -> None:
+    """Raise `ConfigError` for a setting that promises what safekv does not do beside vLLM."""
+    if warden.release is Release.MASKED:
+        raise ConfigError(
+            "warden.release is masked, which the embedded engine alone can do",
+            "use release immediate with vLLM, or mode isolated",
+        )
+    if tiers.host_blocks:
+        raise ConfigError(
+            f"tiers.host_blocks is {tiers.host_blocks}, but these tiers are the embedded engine's",
+            "leave [tiers] out with vLLM",
+        )
 
 
 def require_supported(vllm_config: Any, kv_cache_config: Any) -> None:
