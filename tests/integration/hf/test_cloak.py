@@ -177,7 +177,7 @@ async def test_answers_survive_memory_pressure(
 ) -> None:
     """Evictions and set-backs while many requests run: blocks are taken over again and again."""
     heard, rng = Heard(), random.Random(5)
-    blocks = 32 if mode is Mode.SELECTIVE else 24
+    blocks = 48 if mode is Mode.SELECTIVE else 24
     async with running(tiny_dir, mode, capacity_blocks=blocks, events=heard, cloak=cloak) as engine:
         common = prompt(engine, 2 * BLOCK)
         prompts = [
