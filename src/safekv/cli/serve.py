@@ -148,7 +148,6 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     metrics = PrometheusSink()
     engine = _engine(model, settings, metrics, declarations, sealer)
     engine.open(tenants.served())
-    _say_who_may_hold_what(engine, settings, tenants)
     _register_gauges(metrics, engine)
     warnings = _warnings(settings, tenants)
     for warning in warnings:
@@ -163,6 +162,8 @@ def _serve(model: str, settings: Settings, log_level: str) -> None:
     )
 
     def ready(url: str) -> None:
+        # The context is known when the model is loaded.
+        _say_who_may_hold_what(engine, settings, tenants)
         mode = settings.warden.mode.value
         click.echo(f"safekv: serving {engine.model_id} at {url} (mode {mode})", err=True)
 
