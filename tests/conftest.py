@@ -16,6 +16,9 @@ settings.load_profile("untimed")
 # Tests load models from disk only; a hub that answers, or hangs, must not change them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Triton decides at its first import whether kernels are interpreted, and torch may import it.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_report_header() -> str | None:
     """Says once why nothing of tests/integration/vllm runs."""

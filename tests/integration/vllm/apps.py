@@ -39,6 +39,10 @@ class AnyModel:
 def app(task: str, middleware: str = "") -> Any:
     """The application for `task`, as `python -m vllm.entrypoints.openai.api_server` builds it."""
     os.environ.update(SWITCHES)
+    # An engine of another test may have made vLLM keep the variables as they were.
+    import vllm.envs
+
+    vllm.envs.disable_envs_cache()
     from vllm.config import ProfilerConfig
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser

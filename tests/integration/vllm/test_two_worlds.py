@@ -106,7 +106,8 @@ def compare(name: str, programs: int) -> tuple[int, int, int]:
     return differences, observations, promotions
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name != CONTROL])
+# Masked release is the embedded engine's: vLLM's front and scheduler refuse it at start.
+@pytest.mark.parametrize("name", [n for n in SETTINGS if n not in (CONTROL, "masked-paper")])
 def test_nothing_an_attacker_observes_depends_on_the_secret(name: str) -> None:
     differences, observations, promotions = compare(name, PROGRAMS)
     assert differences == 0

@@ -14,7 +14,6 @@ from safekv.cloak.hazmat import reference
 from safekv.errors import CloakError
 from safekv.types import BlockId
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
