@@ -143,6 +143,7 @@ def run(
 @click.option("--quick", is_flag=True, help="A few short pieces of everything: minutes.")
 @click.option("--attack", "attacks", multiple=True, help="Only this attack (repeatable).")
 @click.option("--protection", "protections", multiple=True, help="Only this one (repeatable).")
+@click.option("--layer", "layers", multiple=True, help="Only first, middle or last (repeatable).")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout.")
 @click.option(
     "--record",
@@ -159,6 +160,7 @@ def report(
     quick: bool,
     attacks: tuple[str, ...],
     protections: tuple[str, ...],
+    layers: tuple[str, ...],
     as_json: bool,
     record: Path | None,
 ) -> None:
@@ -181,12 +183,12 @@ def report(
     from safekv.cli.progress import step_progress
 
     plan: Plan = Plan.quick() if quick else Plan()
-    if attacks or protections:
-        plan = replace(
-            plan,
-            attacks=attacks or plan.attacks,
-            protections=protections or plan.protections,
-        )
+    plan = replace(
+        plan,
+        attacks=attacks or plan.attacks,
+        protections=protections or plan.protections,
+        layers=layers or plan.layers,
+    )
     public = _load(model, threads)
     with step_progress("safekv attack report") as progress:
         records = measured(public, model, load_prompts(prompts or BUNDLED), plan, out, progress)

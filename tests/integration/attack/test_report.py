@@ -28,7 +28,10 @@ KEYS = [
 
 def test_the_quick_report_shows_what_is_expected(model_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
-    arguments = ["attack", "report", "--quick", "--out", str(out), "--model", str(model_dir)]
+    # Four tokens of deep layers, as many as `quick` has, carry no expectation; that deep layers
+    # are read at all is test_plain_caches' matter.
+    arguments = ["attack", "report", "--quick", "--layer", "first", "--out", str(out)]
+    arguments += ["--model", str(model_dir)]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     told = json.loads((out / "report.json").read_text())
@@ -46,9 +49,6 @@ def test_the_quick_report_shows_what_is_expected(model_dir: Path, tmp_path: Path
         for protection in ("stream", "vault"):
             assert rows["template", protection, "first", dtype] < 0.1
     assert rows["template", "cloak", "first", "fp32"] == 1.0
-    # Two tokens of two prompts, and few candidates each; of a hidden cache none.
-    assert rows["collision", "none", "last", "fp32"] >= 0.25
-    assert rows["template", "cloak", "last", "fp32"] >= 0.25
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert load_prompts()[0].text in page
