@@ -46,8 +46,8 @@ def test_keygen_fuse_and_verify(
     assert told["perplexity_cloaked"] == pytest.approx(told["perplexity_plain"], rel=1e-5)
     assert told["perplexity_tokens"] >= 2000
 
-    # Through the cloaked cache and by fusing alone are two measurements.
-    assert told["max_abs_logit_diff"] != told["fused_max_abs_logit_diff"]
+    # By fusing alone. That the cloaked cache is measured too shows in 16 bits, below: on so small a
+    # model the two largest differences can be equal.
     assert 0 < told["fused_max_abs_logit_diff"] <= 1e-3
     assert told["fused_greedy_tokens_identical"] == 20 * 64
     rough = run("verify", str(tiny_dir), str(out), "--dtype=bfloat16", "--quick", "--json")
