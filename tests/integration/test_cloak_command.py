@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from safekv.cli.main import cli
+from safekv.cloak.transform import Cloak
 from safekv.errors import CloakError, ConfigError, ModelError
 
 
@@ -57,6 +58,14 @@ def test_keygen_fuse_and_verify(
     # What the beacon costs shows on a real model (docs/cloak.md): here both largest differences can
     # be the same step of a 16-bit number.
     assert min(diffs) > 1e-3
+
+    # The numbers are of KV that lay obfuscated: left as it lies, it ruins them, and only them.
+    with monkeypatch.context() as patch:
+        patch.setattr(Cloak, "deobfuscate_blocks", lambda cloak, layer, part, places, rows: rows)
+        wrong = json.loads(run("verify", str(tiny_dir), str(out), "--quick", "--json").stdout)
+    assert wrong["max_abs_logit_diff"] > 1000 * wrong["fused_max_abs_logit_diff"] > 0
+    assert wrong["greedy_tokens_identical"] < wrong["greedy_tokens_total"]
+    assert wrong["fused_greedy_tokens_identical"] == wrong["greedy_tokens_total"]
 
     other = run("verify", str(tiny_dir), str(tiny_dir), "--quick")
     assert isinstance(other.exception, ModelError)
