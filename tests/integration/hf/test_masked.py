@@ -176,6 +176,7 @@ async def test_stopping_ends_what_is_leaving(tiny_dir: Path) -> None:
         reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reading
+        await stream.aclose()
     assert not engine.loop.admissions.by_id
 
 
@@ -187,13 +188,25 @@ async def test_hanging_up_is_no_way_around_a_tenants_limits() -> None:
 
     for _ in range(LEAVING_LIMIT):
         leaving.require_room(TenantId("a"))
-        leaving.add(TenantId("a"), wait())
+        leaving.add(TenantId("a"), wait(), lambda: None)
     with pytest.raises(OverloadedError):
         leaving.require_room(TenantId("a"))
     leaving.require_room(TenantId("b"))
     gate.set()
     await until(lambda: leaving.waiting == 0)
     leaving.require_room(TenantId("a"))
+
+
+async def test_what_is_stopped_before_it_began_to_wait_is_ended_too() -> None:
+    leaving, ended = Leaving(), []
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    leaving.add(TenantId("a"), wait(), lambda: ended.append("a"))
+    await leaving.stop()
+    assert ended == ["a"]
+    assert leaving.waiting == 0
 
 
 async def test_a_stricter_mode_at_run_time(tiny_dir: Path) -> None:

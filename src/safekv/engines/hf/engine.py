@@ -368,18 +368,16 @@ class HFEngine:
                     finish_reason(loop, output) if finished else None,
                 )
         finally:
+            end = partial(self._end, loop, request_id, cancel=not finished)
             if finished or not isinstance(outputs, HeldOutput) or not enqueued:
-                self._end(loop, request_id, cancel=not finished)
+                end()
             else:
-                self._leaving.add(request.tenant, self._leave(loop, request_id, outputs))
+                self._leaving.add(request.tenant, self._leave(outputs), end)
 
-    async def _leave(self, loop: SelectiveLoop, request_id: str, outputs: HeldOutput) -> None:
-        """End a masked request whose client has gone when its first token would have gone out."""
-        try:
-            with contextlib.suppress(EngineError):
-                await outputs.first(self.healthy)
-        finally:
-            self._end(loop, request_id, cancel=True)
+    async def _leave(self, outputs: HeldOutput) -> None:
+        """Wait, for a client that has gone, until its first token would have gone out."""
+        with contextlib.suppress(EngineError):
+            await outputs.first(self.healthy)
 
     @staticmethod
     def _end(loop: SelectiveLoop, request_id: str, *, cancel: bool) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 from safekv.errors import OverloadedError
@@ -33,8 +33,10 @@ class Leaving:
         if self._by_tenant[tenant] >= LEAVING_LIMIT:
             raise OverloadedError("too many requests are waiting", "try again later")
 
-    def add(self, tenant: TenantId, leave: Coroutine[None, None, None]) -> None:
-        """Let `leave` end in its own time."""
+    def add(
+        self, tenant: TenantId, leave: Coroutine[None, None, None], end: Callable[[], None]
+    ) -> None:
+        """Let `leave` take its time, then call `end`: also when it failed, or never began."""
         task = asyncio.get_running_loop().create_task(leave)
         self._tasks.add(task)
         self._by_tenant[tenant] += 1
@@ -44,6 +46,7 @@ class Leaving:
             self._by_tenant[tenant] -= 1
             if not self._by_tenant[tenant]:
                 del self._by_tenant[tenant]
+            end()
 
         task.add_done_callback(left)
 
