@@ -47,7 +47,7 @@ def vllm(
 
     Tenants share a long system prompt; in the control nobody shares anything. Three in-process
     engines in turns, float32 on the CPU; run it with the Python that vLLM is installed for. What
-    safekv's front adds to a request is measured beside. Takes about a quarter of an hour.
+    safekv's front adds to a request is measured beside. Takes about ten minutes.
 
     With `--part control` no model runs: nanoseconds per token that safekv adds to hashing,
     lookup and insertion, beside stock vLLM in turns, and how long a large verdict holds the
