@@ -21,18 +21,30 @@ from safekv.detect.wire import (
 from safekv.errors import SafeKVError
 
 NICENESS: Final = 10
-"""How far the process stands back: requests come first, verdicts can wait."""
+"""How far a process stands back that may not starve: requests come first, verdicts can wait."""
 
 
-def main(descriptor: int) -> None:
-    """Serve the socket `descriptor` until its other end is closed."""
+def main(descriptor: int, idle: bool) -> None:
+    """Serve the socket `descriptor` until its other end is closed.
+
+    With `idle` only in the time that nobody else wants a core, where the system can do that.
+    """
     # Ctrl-C reaches the whole group; the server says when to stop, by closing its end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        os.nice(NICENESS)
+    _stand_back(idle)
     channel = Channel(socket.socket(fileno=descriptor), SystemClock())
     with contextlib.suppress(EOFError):
         serve(channel)
+
+
+def _stand_back(idle: bool) -> None:
+    """Before any thread is started: each takes after the one that starts it."""
+    if idle and hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            return
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
 
 
 def serve(channel: Channel) -> None:
@@ -67,4 +79,4 @@ def _answer(
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), idle="idle" in sys.argv[2:])

@@ -44,8 +44,10 @@ class DetectorProcess:
     A child that dies, hangs for `config.time_limit_s` per 10,000 characters, or answers with
     too few findings is killed. The next call after a back-off starts another; until then
     calls fail at once.
+    A child takes the time that nobody else wants, until one exceeded its limit: where cores are
+    never idle that means starved, not hung, so those after it only give way (nice 10).
     For one thread; `state`, `restarts` and `stop` may be called from any.
-    Mutable state: the child, its channel and the back-off.
+    Mutable state: the child, its channel, the back-off and whether children may starve.
     """
 
     name = "process"
@@ -58,6 +60,7 @@ class DetectorProcess:
         self._on_failure = on_failure
         self._clock = clock or SystemClock()
         self._child: subprocess.Popen[bytes] | None = None
+        self._idle = True
         self._channel: Channel | None = None
         self._numbers = count()
         self._wait_s = FIRST_WAIT_S
@@ -111,6 +114,7 @@ class DetectorProcess:
             answer = channel.receive(deadline_s)
             findings = self._findings(answer, number, documents)
         except TimeoutError:
+            self._idle = False
             raise self._ended("hung") from None
         except (EOFError, OSError):
             raise self._ended("died") from None
@@ -152,7 +156,7 @@ class DetectorProcess:
     def _begin(self) -> Channel:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._child = _spawn(theirs.fileno())
+            self._child = _spawn(theirs.fileno(), self._idle)
         channel = Channel(ours, self._clock)
         if self._stopped:  # while the child was started
             channel.close()
@@ -162,7 +166,8 @@ class DetectorProcess:
         try:
             channel.send(config_to_wire(self._config), deadline_s)
             said = channel.receive(deadline_s)
-        except (TimeoutError, EOFError, OSError, ValueError):
+        except (TimeoutError, EOFError, OSError, ValueError) as error:
+            self._idle = self._idle and not isinstance(error, TimeoutError)
             channel.close()
             raise self._ended("cannot-start") from None
         if "refused" in said:
@@ -193,11 +198,12 @@ class DetectorProcess:
             channel.close()
 
 
-def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
+def _spawn(descriptor: int, idle: bool) -> subprocess.Popen[bytes]:
     """This interpreter with `safekv.detect.child`. Its output is dropped: it may quote prompts."""
     path = os.pathsep.join(one for one in sys.path if one and Path(one).is_dir())
+    options = ["idle"] if idle else []
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", "safekv.detect.child", str(descriptor)],
+        [sys.executable, "-P", "-m", "safekv.detect.child", str(descriptor), *options],
         pass_fds=(descriptor,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

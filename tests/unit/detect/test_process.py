@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from safekv.detect.base import Document
+from safekv.detect.child import NICENESS
 from safekv.detect.config import DetectConfig
 from safekv.detect.process import DetectorProcess, NoVerdictError
 from safekv.detect.wire import config_from_wire, config_to_wire
@@ -75,7 +76,7 @@ def process(
     monkeypatch.syspath_prepend(
         lay_out_package(tmp_path, "obeying", STAGE, {"obeys": "obeying:make"})
     )
-    config = DetectConfig(stages=("obeys",), time_limit_s=1.0)
+    config = DetectConfig(stages=("obeys",), time_limit_s=3.0)
     running = DetectorProcess(config, lambda *failure: failures.append(failure), clock=clock)
     running.start()
     yield running
@@ -120,6 +121,24 @@ def test_a_hung_process_is_killed(process: DetectorProcess, clock: Time) -> None
         os.kill(hung, 0)
     clock.ahead_s += 1
     assert verdicts(process, "prose") == [Verdict.SHAREABLE] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has it")
+def test_it_takes_what_nobody_wants_until_it_may_have_starved(
+    process: DetectorProcess, clock: Time
+) -> None:
+    assert process.pid is not None
+    assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+    os.kill(process.pid, signal.SIGKILL)
+    assert fails(process, "prose") == "died"
+    clock.ahead_s += 1
+    verdicts(process, "prose")
+    assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+    assert fails(process, "HANG") == "hung"
+    clock.ahead_s += 2
+    verdicts(process, "prose")
+    assert os.sched_getscheduler(process.pid) == os.SCHED_OTHER
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) >= NICENESS
 
 
 def test_a_short_answer_of_the_process_ends_it(process: DetectorProcess) -> None:
