@@ -97,8 +97,8 @@ $(VLLM_READY): pyproject.toml $(READY)
 	  $(VLLM_PIP) install --quiet $(TORCH_ARGS) $(TORCH); \
 	  $(VLLM_PIP) install --quiet $(TORCH_ARGS) $(VLLM) $(TORCH); \
 	  $(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec; \
-	  echo "==> installing safekv with its extras detect and classify, and the tests' packages"; \
-	  $(VLLM_PIP) install --quiet -e '.[detect,classify]' hypothesis pytest pytest-asyncio; fi
+	  echo "==> installing safekv with its extras detect, classify and cloak, and the tests' packages"; \
+	  $(VLLM_PIP) install --quiet -e '.[detect,classify,cloak]' hypothesis pytest pytest-asyncio; fi
 	@touch $@
 	@echo "==> $(VLLM_VENV) is ready"
 

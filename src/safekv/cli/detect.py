@@ -57,6 +57,8 @@ def scan(
 ) -> None:
     """Print what the detector finds in FILE and where, in characters.
 
+    What two stages find is told by each of them.
+
     With --json one object a line: start, end, type, stage, confidence; and value with
     --show. Bytes that are not UTF-8 are read as U+FFFD. Exit status: 0 nothing found, 1
     something found, 2 wrong usage, unreadable file, bad rule file or bad classifier.
