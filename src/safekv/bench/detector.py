@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,6 @@ TENANT = TenantId("bench")
 FULL_PROMPTS = 32
 """Prompts that wait for the detector whenever it is saturated."""
 
-FILL_S = 0.005
-"""How often the queue is filled up: before the rules alone can empty it."""
-
 PROMPT_CHARACTERS = 4_000
 QUIET_S = 120.0
 
@@ -49,7 +48,8 @@ class DetectorPlan:
 class Load:
     """A detector in its own process, kept busy or idle; counts what it judged.
 
-    Every prompt is another, so that none is remembered. Mutable state: worker and counts.
+    Every prompt is another, so that none is remembered. Mutable state: worker, counts and
+    whether it is saturated.
     """
 
     def __init__(self, config: DetectConfig) -> None:
@@ -62,7 +62,9 @@ class Load:
             epoch_s=3600.0,
             config=config,
         )
+        self._filling = threading.Lock()
         self._made = 0
+        self._saturated = False
         self.judged = 0
         self.failures: list[str] = []
 
@@ -75,13 +77,27 @@ class Load:
     def waiting(self) -> int:
         return self._worker.backlog()
 
-    def fill(self) -> None:
-        """Have `FULL_PROMPTS` wait."""
-        for _ in range(FULL_PROMPTS - self._worker.backlog()):
-            self._made += 1
-            text = f"{self._made}. {PROSE * (1 + PROMPT_CHARACTERS // len(PROSE))}"
-            ends = tuple(range(250, PROMPT_CHARACTERS, 250))
-            self._worker.submit(Document(text[:PROMPT_CHARACTERS], ends))
+    @contextmanager
+    def saturated(self) -> Iterator[None]:
+        """Have `FULL_PROMPTS` wait, and another for each that is judged: no timer can be late."""
+        self._saturated = True
+        self._fill()
+        try:
+            yield
+        finally:
+            self._saturated = False
+
+    def _fill(self) -> None:
+        with self._filling:  # the worker's thread and the one that measures
+            for _ in range(FULL_PROMPTS - self._worker.backlog()):
+                self._made += 1
+                text = f"{self._made}. {PROSE * (1 + PROMPT_CHARACTERS // len(PROSE))}"
+                ends = tuple(range(250, PROMPT_CHARACTERS, 250))
+                self._worker.submit(Document(text[:PROMPT_CHARACTERS], ends))
+
+    async def until_idle(self) -> None:
+        """Wait until all was judged, what the process has in hand too. Raises `DetectorError`."""
+        await self.until_judged(self._made - self.judged)
 
     async def until_judged(self, count: int) -> None:
         """Wait until `count` prompts more were judged. Raises `DetectorError` when none is."""
@@ -93,6 +109,8 @@ class Load:
 
     def _settled(self, job: Document, verdicts: Sequence[Verdict]) -> None:
         self.judged += 1
+        if self._saturated:
+            self._fill()
 
     def _failed(self, stage: str, reason: str) -> None:
         self.failures.append(f"{stage}: {reason}")
@@ -171,25 +189,16 @@ async def _arm(
 ) -> list[float]:
     """Seconds to the first token of each prompt, one after another."""
     if not saturated:
-        await load.until_judged(load.waiting())
+        await load.until_idle()
         return [await _ttft_s(engine, prompt) for prompt in prompts]
-    filling = asyncio.create_task(_fill_on(load))
-    try:
+    times: list[float] = []
+    with load.saturated():
         await load.until_judged(1)
-        times: list[float] = []
         for prompt in prompts:
             times.append(await _ttft_s(engine, prompt))
             if not load.waiting():
                 raise DetectorError("the detector ran dry while it should be saturated")
-    finally:
-        filling.cancel()
     return times
-
-
-async def _fill_on(load: Load) -> None:
-    while True:
-        load.fill()
-        await asyncio.sleep(FILL_S)
 
 
 async def _ttft_s(engine: HFEngine, prompt: list[int]) -> float:

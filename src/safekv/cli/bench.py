@@ -60,23 +60,29 @@ bench.add_command(vllm)
 def engine(model: str, rounds: int, as_json: bool, out: Path | None) -> None:
     """The embedded engine with safekv's cache against the same engine with its own.
 
-    Both loops share one model and are interleaved. Ratios are safekv / transformers: below 1
-    is faster for TTFT, above 1 is faster for throughput. Exit status: 0 measured, 2 bad model.
+    safekv's judges prompts beside it, as `safekv serve` does. Both loops share one model and
+    are interleaved. Ratios are safekv / transformers: below 1 is faster for TTFT, above 1 is
+    faster for throughput. Exit status: 0 measured, 2 bad model.
     """
     from safekv.bench import engine as measured
     from safekv.bench.record import environment
     from safekv.cli.progress import model_progress
     from safekv.detect.config import DetectConfig
-    from safekv.detect.rules import RuleDetector
+    from safekv.detect.process import DetectorProcess
     from safekv.engines.hf.store import model_id, resolve_model
 
     with model_progress(model) as report:
         source = resolve_model(model, progress=report)
-    rules = RuleDetector.from_config(DetectConfig())
+    detector = DetectorProcess(DetectConfig(), lambda stage, reason: None)
     plan = measured.EnginePlan(rounds=rounds)
-    with steps("safekv bench engine") as progress:
-        result = asyncio.run(measured.run(model_id(model), source, rules, plan, progress))
-    record = {"benchmark": "engine", "model": model_id(model), **result}
+    detector.start()
+    try:
+        with steps("safekv bench engine") as progress:
+            result = asyncio.run(measured.run(model_id(model), source, detector, plan, progress))
+    finally:
+        detector.stop()
+    stages = list(DetectConfig().stages)
+    record = {"benchmark": "engine", "model": model_id(model), "stages": stages, **result}
     record["environment"] = environment()
     publish(record, lambda it: Console().print(_table(it)), as_json=as_json, out=out)
 

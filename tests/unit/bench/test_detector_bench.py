@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -14,18 +15,20 @@ from safekv.detect.config import DetectConfig
 from safekv.errors import DetectorError
 
 
-def test_a_filled_load_is_judged_to_the_last_prompt() -> None:
+def test_a_saturated_load_never_runs_dry_and_is_judged_to_the_last_prompt_afterwards() -> None:
     load = Load(DetectConfig(stages=("rules",)))
     load.start()
     try:
         assert load.waiting() == load.judged == 0
-        load.fill()
-        assert 0 < load.waiting() <= FULL_PROMPTS
-        asyncio.run(load.until_judged(FULL_PROMPTS))
-        assert (load.judged, load.waiting()) == (FULL_PROMPTS, 0)
-        load.fill()
-        asyncio.run(load.until_judged(FULL_PROMPTS))
-        assert load.judged == 2 * FULL_PROMPTS
+        with load.saturated():
+            assert 0 < load.waiting() <= FULL_PROMPTS
+            asyncio.run(load.until_judged(10 * FULL_PROMPTS))
+            assert 0 < load.waiting() <= FULL_PROMPTS
+        asyncio.run(load.until_idle())
+        judged = load.judged
+        time.sleep(0.2)
+        assert (load.waiting(), load.judged) == (0, judged)
+        assert load.judged > 10 * FULL_PROMPTS
     finally:
         load.stop()
     assert not load.failures
