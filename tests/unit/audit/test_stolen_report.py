@@ -47,7 +47,8 @@ EXPECTED = [
 
 def test_what_is_expected_holds() -> None:
     chatter = row("injection", "stream", 0.14, wrong_key_control=0.06, layer="all")
-    found = findings([*EXPECTED, chatter])
+    common = row("inverter", "stream", 0.065, token_recovery_ci=[0.02, 0.12], dtype="int8")
+    found = findings([*EXPECTED, chatter, common])
     assert len(found) == 7
     assert all(one.holds for one in found)
     assert findings([]) == []
