@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,30 @@ KEYS = [
     *("token_recovery_ci", "rouge_l", "pii_recovered", "random_baseline", "wrong_key_control"),
     "tokens_per_s",
 ]
+
+
+class Outside(HTMLParser):
+    """What a page would load or link to. Text is not: what attacks guess may spell anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._styles = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._styles += tag == "style"
+        if tag in ("link", "script", "iframe", "img", "object", "base"):
+            self.found.append(tag)
+        for name, value in attrs:
+            if name != "xmlns" and ("//" in (value or "") or "url(" in (value or "")):
+                self.found.append(f"{tag} {name}={value}")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._styles -= tag == "style"
+
+    def handle_data(self, data: str) -> None:
+        if self._styles and ("url(" in data or "@import" in data):
+            self.found.append(data)
 
 
 def test_the_quick_report_shows_what_is_expected(model_dir: Path, tmp_path: Path) -> None:
@@ -52,7 +77,9 @@ def test_the_quick_report_shows_what_is_expected(model_dir: Path, tmp_path: Path
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert load_prompts()[0].text in page
-    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    outside = Outside()
+    outside.feed(page)
+    assert outside.found == []
 
 
 def test_an_interrupted_report_goes_on(

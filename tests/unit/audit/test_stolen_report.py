@@ -47,7 +47,8 @@ EXPECTED = [
 
 def test_what_is_expected_holds() -> None:
     chatter = row("injection", "stream", 0.14, wrong_key_control=0.06, layer="all")
-    common = row("inverter", "stream", 0.065, token_recovery_ci=[0.02, 0.12], dtype="int8")
+    numbers = {"token_recovery_ci": [0.03, 0.1], "wrong_key_control": 0.02, "dtype": "int8"}
+    common = row("inverter", "stream", 0.065, **numbers)
     found = findings([*EXPECTED, chatter, common])
     assert len(found) == 7
     assert all(one.holds for one in found)
@@ -62,6 +63,7 @@ def test_what_is_expected_holds() -> None:
         (row("template", "cloak", 0.5), "KV-Cloak in float32"),
         (row("template", "permute", 0.5), "secret order"),
         (row("inverter", "stream", 0.2), "stream and the vault"),
+        (row("inverter", "stream", 0.08, wrong_key_control=0.02), "stream and the vault"),
         (row("injection", "vault", 0.3, wrong_key_control=0.1), "stream and the vault"),
         (row("template", "cloak", 1.0, wrong_key_control=0.5), "another instance"),
         (row("swap", "vault", 1.0, layer="all"), "Only the vault"),

@@ -81,14 +81,14 @@ def _is(row: Row, attack: str, protections: Iterable[str], layer: str) -> bool:
 def _nothing(row: Row) -> bool:
     """No more than chance: within the margin, or an interval that reaches down to chance.
 
-    Any text has words in common with any other. What injection is told of another victim's
-    prompt, and what an inverter makes of noise, the most frequent word (a twentieth of any text),
-    is not taken from this cache: for both the control counts as chance too, and the margin is
-    twice as wide.
+    Any text has words in common with any other, so for injection the control, another victim's
+    prompt, counts as chance too, and the margin is twice as wide. What an inverter makes of a
+    keystream are the most frequent words: its chance is the control too, but with no wider margin.
     """
-    guesses = row["attack"] in GUESSERS
-    baseline = max(row["random_baseline"], row["wrong_key_control"] if guesses else 0.0)
-    near = row["token_recovery"] <= baseline + (2 * MARGIN if guesses else MARGIN)
+    talks = row["attack"] == "injection"
+    chance = row["wrong_key_control"] if row["attack"] in GUESSERS else 0.0
+    baseline = max(row["random_baseline"], chance)
+    near = row["token_recovery"] <= baseline + (2 * MARGIN if talks else MARGIN)
     return bool(near or row["token_recovery_ci"][0] <= baseline)
 
 
