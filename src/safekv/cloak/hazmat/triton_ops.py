@@ -27,7 +27,7 @@ LANES: Final = 128
 def _obfuscate(
     rows, out, mix, feature, beacon, orders, beacon_at,
     rows_n, rows_h, rows_b, rows_d, out_n, out_h, out_b, out_d,
-    FUSED: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    FUSED: tl.constexpr, B: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One head of one block: rows are loaded in the order P, mixed, and stored."""
     n, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -37,11 +37,11 @@ def _obfuscate(
     x = x.to(tl.float32)
     if not FUSED:
         m = tl.load(feature + h * D * D + d[:, None] * D + d[None, :])
-        x = tl.dot(x, m, input_precision="ieee")
+        x = tl.dot(x, m, input_precision=PRECISION)
     marked = (b == tl.load(beacon_at + n)).to(tl.float32)
     x += marked[:, None] * tl.load(beacon + h * D + d)[None, :]
     s = tl.load(mix + h * B * B + b[:, None] * B + b[None, :])
-    y = tl.dot(s, x, input_precision="ieee")
+    y = tl.dot(s, x, input_precision=PRECISION)
     tl.store(
         out + n * out_n + h * out_h + b[:, None] * out_b + d[None, :] * out_d,
         y.to(out.dtype.element_ty),
@@ -52,7 +52,7 @@ def _obfuscate(
 def _deobfuscate(
     stored, out, unmix, unfeature, beacon, orders, beacon_at,
     stored_n, stored_h, stored_b, stored_d, out_n, out_h, out_b, out_d,
-    FUSED: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    FUSED: tl.constexpr, B: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The inverse: unmixed, and each row stored where it belongs."""
     n, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -61,12 +61,12 @@ def _deobfuscate(
         stored + n * stored_n + h * stored_h + b[:, None] * stored_b + d[None, :] * stored_d
     )
     s = tl.load(unmix + h * B * B + b[:, None] * B + b[None, :])
-    x = tl.dot(s, y.to(tl.float32), input_precision="ieee")
+    x = tl.dot(s, y.to(tl.float32), input_precision=PRECISION)
     marked = (b == tl.load(beacon_at + n)).to(tl.float32)
     x -= marked[:, None] * tl.load(beacon + h * D + d)[None, :]
     if not FUSED:
         m = tl.load(unfeature + h * D * D + d[:, None] * D + d[None, :])
-        x = tl.dot(x, m, input_precision="ieee")
+        x = tl.dot(x, m, input_precision=PRECISION)
     order = tl.load(orders + n * B + b)
     tl.store(
         out + n * out_n + h * out_h + order[:, None] * out_b + d[None, :] * out_d,
@@ -133,9 +133,16 @@ def _launch(
     kernel[(n, n_heads)](
         source, out, mix, feature, heads.beacon, orders.contiguous(), beacon_at.contiguous(),
         *source.stride(), *out.stride(),
-        FUSED=fused, B=b, D=d,
+        FUSED=fused, B=b, D=d, **_tuned(b * d, source.device),
     )  # fmt: skip
     return out
+
+
+def _tuned(elements: int, device: torch.device) -> dict[str, Any]:
+    """How one head of one block is multiplied, and by how many warps."""
+    if not device.type == "cuda":
+        return {"PRECISION": "ieee"}
+    return {"PRECISION": "tf32x3", "num_warps": max(1, min(8, elements // 1024))}
 
 
 @triton.jit
@@ -163,18 +170,8 @@ def _word(source, at):
 
 
 @triton.jit
-def _cross(data, at, inside, x, start):
-    """XOR one word of each lane's keystream, in place."""
-    seen = tl.load(data + at, mask=inside, other=0).to(tl.uint32, bitcast=True)
-    tl.store(data + at, (seen ^ (x + start)).to(tl.int32, bitcast=True), mask=inside)
-
-
-@triton.jit
-def _chacha(
-    data, key, nonces, n_words, counter, ROUNDS: tl.constexpr, N: tl.constexpr
-):  # fmt: skip
-    """`N` ChaCha blocks of one KV block, RFC 8439 section 2.3, on the words that they cover."""
-    block, lane = tl.program_id(0), tl.program_id(1) * N + tl.arange(0, N)
+def _keystream(key, nonces, block, lane, counter, ROUNDS: tl.constexpr, N: tl.constexpr):
+    """The keystream of `N` lanes of one KV block, (N, 16) words: RFC 8439, section 2.3."""
     zero = tl.zeros([N], tl.uint32)
     c0, c1, c2, c3 = zero + 0x61707865, zero + 0x3320646E, zero + 0x79622D32, zero + 0x6B206574
     k0, k1, k2, k3 = (
@@ -197,24 +194,31 @@ def _chacha(
         x1, x6, xb, xc = _quarter(x1, x6, xb, xc)
         x2, x7, x8, xd = _quarter(x2, x7, x8, xd)
         x3, x4, x9, xe = _quarter(x3, x4, x9, xe)
+    # A word's number has four bits; each join adds the next lower one.
+    evens = tl.join(
+        tl.join(tl.join(x0 + c0, x8 + k4), tl.join(x4 + k0, xc + n0)),
+        tl.join(tl.join(x2 + c2, xa + k6), tl.join(x6 + k2, xe + n2)),
+    )
+    odds = tl.join(
+        tl.join(tl.join(x1 + c1, x9 + k5), tl.join(x5 + k1, xd + n1)),
+        tl.join(tl.join(x3 + c3, xb + k7), tl.join(x7 + k3, xf + n3)),
+    )
+    return tl.reshape(tl.join(evens, odds), [N, 16])
+
+
+@triton.jit
+def _chacha(
+    data, key, nonces, n_words, start, ROUNDS: tl.constexpr, N: tl.constexpr
+):  # fmt: skip
+    """XOR `N` lanes of 16 words of one KV block with its keystream, in place."""
+    block, lane = tl.program_id(0), tl.program_id(1) * N + tl.arange(0, N)
+    stream = _keystream(key, nonces, block, lane, tl.load(start), ROUNDS, N)
+    # Neighbouring threads take neighbouring words: a lane to a thread would touch 16 times as
+    # many sectors of memory.
+    at = lane[:, None] * 16 + tl.arange(0, 16)[None, :]
     row = data + block.to(tl.int64) * n_words
-    at = lane * 16
-    _cross(row, at, at < n_words, x0, c0)
-    _cross(row, at + 1, at + 1 < n_words, x1, c1)
-    _cross(row, at + 2, at + 2 < n_words, x2, c2)
-    _cross(row, at + 3, at + 3 < n_words, x3, c3)
-    _cross(row, at + 4, at + 4 < n_words, x4, k0)
-    _cross(row, at + 5, at + 5 < n_words, x5, k1)
-    _cross(row, at + 6, at + 6 < n_words, x6, k2)
-    _cross(row, at + 7, at + 7 < n_words, x7, k3)
-    _cross(row, at + 8, at + 8 < n_words, x8, k4)
-    _cross(row, at + 9, at + 9 < n_words, x9, k5)
-    _cross(row, at + 10, at + 10 < n_words, xa, k6)
-    _cross(row, at + 11, at + 11 < n_words, xb, k7)
-    _cross(row, at + 12, at + 12 < n_words, xc, n0)
-    _cross(row, at + 13, at + 13 < n_words, xd, n1)
-    _cross(row, at + 14, at + 14 < n_words, xe, n2)
-    _cross(row, at + 15, at + 15 < n_words, xf, n3)
+    seen = tl.load(row + at, mask=at < n_words, other=0).to(tl.uint32, bitcast=True)
+    tl.store(row + at, (seen ^ stream).to(tl.int32, bitcast=True), mask=at < n_words)
 
 
 def chacha_xor(
@@ -250,14 +254,7 @@ def chacha_xor(
         # Triton would take a counter of 1 for a constant, and one above 2**31 for 64 bits.
         start = torch.tensor([counter], dtype=torch.int64, device=data.device)
         grid = (len(data), triton.cdiv(steps, LANES))
-        _chacha_from[grid](data, key, nonces, words, start, ROUNDS=rounds, N=LANES)
-
-
-@triton.jit
-def _chacha_from(
-    data, key, nonces, n_words, start, ROUNDS: tl.constexpr, N: tl.constexpr
-):  # fmt: skip
-    _chacha(data, key, nonces, n_words, tl.load(start), ROUNDS, N)
+        _chacha[grid](data, key, nonces, words, start, ROUNDS=rounds, N=LANES)
 
 
 def key_words(key: bytes) -> list[int]:
