@@ -18,12 +18,19 @@ from safekv.cli.measuring import Report, publish, steps
 @click.command()
 @click.option("--quick", is_flag=True, help="A small plan: shows that everything works.")
 @click.option("--engine", is_flag=True, help="Also what it costs the embedded engine. Minutes.")
+@click.option("--gpu", is_flag=True, help="The Triton kernels on a GPU, and nothing else.")
 @click.option("--model", default="smollm2-135m-instruct", show_default=True, help="For --engine.")
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(1), help="The same.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--out", type=click.Path(path_type=Path), help="Append the record to this file.")
 def cloak(
-    quick: bool, engine: bool, model: str, rounds: int, as_json: bool, out: Path | None
+    quick: bool,
+    engine: bool,
+    gpu: bool,
+    model: str,
+    rounds: int,
+    as_json: bool,
+    out: Path | None,
 ) -> None:
     """Sealing (the vault) and obfuscating (stream, KV-Cloak) in GB/s, one thread, interleaved.
 
@@ -32,8 +39,16 @@ def cloak(
 
     Ratios are our speed / the bare cipher's: the bare cipher has one key and repeats one nonce,
     so nothing that is safe reaches 1. Obfuscation has no integrity and is no substitute for
-    sealing. Exit status: 0 measured, whether or not the bars are met.
+    sealing. With --gpu the shares are of a copy on the device, or of one to the host, and what a
+    fused model's decoding step takes is of the plain one's.
+
+    Exit status: 0 measured, whether or not the bars are met, 2 wrong usage or no GPU.
     """
+    if gpu:
+        if engine:
+            raise click.UsageError("--gpu measures nothing else: leave --engine out")
+        publish(_gpu(quick), _show_gpu, as_json=as_json, out=out)
+        return
     from safekv.bench import cloak as measured
     from safekv.bench.cloak_matrices import MatricesPlan, judged
     from safekv.bench.cloak_matrices import run as matrices
@@ -52,6 +67,41 @@ def cloak(
     record = {"benchmark": "cloak", "quick": quick, **result}
     record["environment"] = {**environment(), "load_average_before": before["load_average"]}
     publish(record, _show, as_json=as_json, out=out)
+
+
+def _gpu(quick: bool) -> dict[str, Any]:
+    """The kernels and a decoding step, on the GPU."""
+    from safekv.bench import cloak_gpu, cloak_gpu_decode
+    from safekv.bench.record import environment
+
+    before = environment()
+    with steps("safekv bench cloak --gpu") as report:
+        plan = cloak_gpu.TINY if quick else cloak_gpu.GpuCloakPlan()
+        result = cloak_gpu.run(plan, report)
+        decode = cloak_gpu_decode.TINY if quick else cloak_gpu_decode.DecodePlan()
+        result["decode"] = cloak_gpu_decode.run(decode, "cuda")
+    record = {"benchmark": "cloak-gpu", "quick": quick, **result}
+    record["environment"] = {**environment(), "load_average_before": before["load_average"]}
+    return record
+
+
+def _show_gpu(record: dict[str, Any]) -> None:
+    console = Console()
+    table = Table(title=f"Triton on {record['device']}", box=SIMPLE)
+    for heading in ("operation", "dtype", "block", "head", "GB/s", "of a copy", "x to host"):
+        table.add_column(heading, justify="right")
+    for row in record["rows"]:
+        shares = (row.get(name) for name in ("share_of_copy", "times_to_host"))
+        told = ("-" if one is None else f"{one['value']:.2f}" for one in shares)
+        block = row["block_size"] or row["block_bytes"]
+        shape = (row["dtype"], str(block), str(row["head_dim"] or "-"))
+        table.add_row(row["what"], *shape, f"{row['gb_per_s']:.0f}", *told)
+    console.print(table)
+    for bar in record["bars"]:
+        met = "met" if bar["met"] else "not met"
+        console.print(f"{bar['what']} >= {bar['least']}: {met}, worst {bar['worst']:.2f}")
+    ratio = record["decode"]["fused_over_plain"]
+    console.print(f"decoding step, M fused / plain: {ratio['value']:.3f}")
 
 
 def _engine(model: str, rounds: int, report: Report) -> dict[str, Any]:

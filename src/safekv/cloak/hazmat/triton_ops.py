@@ -1,7 +1,8 @@
 """The same mathematics as Triton kernels: each element of a block is read once and written once.
 
 `TRITON_INTERPRET=1`, set before this is imported, runs them on a CPU, slowly: that is how the
-tests do it. **Never run on a GPU so far.**
+tests do it. On an H100 the kernels were timed (docs/cloak.md); their results were compared with
+NumPy's in the interpreter only.
 """
 
 from __future__ import annotations
@@ -133,16 +134,19 @@ def _launch(
     kernel[(n, n_heads)](
         source, out, mix, feature, heads.beacon, orders.contiguous(), beacon_at.contiguous(),
         *source.stride(), *out.stride(),
-        FUSED=fused, B=b, D=d, **_tuned(b * d, source.device),
+        FUSED=fused, B=b, D=d, **_tuned(b, source.device),
     )  # fmt: skip
     return out
 
 
-def _tuned(elements: int, device: torch.device) -> dict[str, Any]:
-    """How one head of one block is multiplied, and by how many warps."""
-    if not device.type == "cuda":
+def _tuned(b: int, device: torch.device) -> dict[str, Any]:
+    """How a head of one block of `b` tokens is multiplied, and by how many warps: the quickest of
+    those tried on an H100 (docs/cloak.md)."""
+    if device.type != "cuda":
         return {"PRECISION": "ieee"}
-    return {"PRECISION": "tf32x3", "num_warps": max(1, min(8, elements // 1024))}
+    if b == SMALLEST:
+        return {"PRECISION": "ieee", "num_warps": 2}
+    return {"PRECISION": "tf32x3", "num_warps": 4}
 
 
 @triton.jit
@@ -254,7 +258,7 @@ def chacha_xor(
         # Triton would take a counter of 1 for a constant, and one above 2**31 for 64 bits.
         start = torch.tensor([counter], dtype=torch.int64, device=data.device)
         grid = (len(data), triton.cdiv(steps, LANES))
-        _chacha[grid](data, key, nonces, words, start, ROUNDS=rounds, N=LANES)
+        _chacha[grid](data, key, nonces, words, start, ROUNDS=rounds, N=LANES, num_warps=2)
 
 
 def key_words(key: bytes) -> list[int]:

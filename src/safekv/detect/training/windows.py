@@ -29,11 +29,11 @@ class Mixture:
     """
 
     window_tokens: int = WINDOW_TOKENS
-    private_texts: int = 4_000
-    report_texts: int = 4_000
-    template_texts: int = 1_200
-    public_texts: int = 4_500
-    renamed: int = 1
+    private_texts: int = 3_000
+    report_texts: int = 5_000
+    template_texts: int = 1_000
+    public_texts: int = 5_000
+    renamed: int = 2
     lower_cased: float = 0.15
     upper_cased: float = 0.03
 
