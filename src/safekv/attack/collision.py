@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import torch
 
@@ -19,6 +19,7 @@ from safekv.attack.capture import Captured
 from safekv.attack.errors import AttackError, MismatchError
 from safekv.attack.public import PublicModel
 from safekv.attack.recovered import Recovered
+from safekv.attack.walk import Walk
 
 SIGMAS: Final = 3.0
 """The published rule: a hit is this many standard deviations below its batch's mean."""
@@ -190,7 +191,8 @@ def search(
     inverter) adds what the rows themselves look like. Where the last known
     tokens' own states are not in the cache, nothing is searched: it is not this model's, or
     hidden. A wrong token makes all later states wrong, so errors do not stay alone. One forward
-    pass per batch, as deep as `layer`, and one in full per position.
+    pass per batch, as deep as `layer`, and one in full per position. What `public.remembered`
+    spares counts as time, as if it had been computed.
     """
     if plan.first < 1 or plan.batch < plan.first or plan.budget < 1:
         raise AttackError(f"a search in batches of {plan.first} to {plan.batch} finds nothing")
@@ -212,7 +214,7 @@ def search(
         tokens.append(token if hit else None)
         walk.append(token)
     tokens += [None] * (until - len(known) - len(tokens))
-    wall_s = perf_counter() - started
+    wall_s = perf_counter() - started + walk.spared_s
     return Recovered(tuple(tokens), len(known), tried=tried, wall_s=wall_s)
 
 
@@ -262,71 +264,3 @@ def _hits(parts: torch.Tensor, whole: torch.Tensor, plan: SearchPlan) -> torch.T
         return torch.empty(0, dtype=torch.long)
     low = parts.mean(0) - SIGMAS * parts.std(0)
     return (parts < low).all(1).nonzero()[:, 0]
-
-
-class Walk:
-    """The model behind a growing prefix: what is likely next, and what candidates would leave."""
-
-    def __init__(self, public: PublicModel, layer: int, prefix: list[int]) -> None:
-        from transformers import DynamicCache
-
-        self._public, self._layer = public, layer
-        self._cache: Any = DynamicCache()
-        self._length = 0
-        self._logits: torch.Tensor | None = None
-        if prefix:
-            self._advance(prefix)
-
-    def order(self, scores: torch.Tensor | None = None) -> torch.Tensor:
-        """All tokens, the likeliest first: by the model, times what `scores` say."""
-        known = [self._logits.log_softmax(-1)] if self._logits is not None else []
-        known += [scores] if scores is not None else []
-        if not known:
-            return torch.arange(self._public.shapes.vocabulary)
-        return torch.stack(known).sum(0).argsort(descending=True)
-
-    def append(self, token: int) -> None:
-        """Go one position further, behind `token`."""
-        self._advance([token])
-
-    def _advance(self, tokens: list[int]) -> None:
-        with torch.inference_mode():
-            out = self._public.model(
-                torch.tensor([tokens]),
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self._length += len(tokens)
-        self._logits = out.logits[0, -1]
-
-    def states(self, candidates: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (heads, candidates, dim) that each would leave at `position`.
-
-        All candidates run as one sequence in which each sees the prefix and itself, so the
-        prefix's cache is not copied for each.
-        """
-        n, public = len(candidates), self._public
-        places = torch.full((n,), position)
-        if self._layer == 0 and public.shapes.kind in ("llama", "mistral", "qwen2", "gpt2"):
-            with torch.inference_mode():
-                hidden = public.entering(candidates, places)
-                keys, values = public.projection(0).apply(hidden)
-                return public.rotate(public.split(keys), places), public.split(values)
-        mask = torch.full((1, 1, n, self._length + n), torch.finfo(torch.float32).min)
-        mask[..., : self._length] = 0
-        mask[0, 0, torch.arange(n), self._length + torch.arange(n)] = 0
-        with torch.inference_mode(), public.ending_at(self._layer):
-            public.model.base_model(
-                candidates[None],
-                past_key_values=self._cache,
-                attention_mask=mask,
-                position_ids=places[None],
-                use_cache=True,
-            )
-        kept = self._cache.layers[self._layer]
-        states = kept.keys[0, :, self._length :], kept.values[0, :, self._length :]
-        # Layers beyond were not reached, so they have nothing to lose.
-        for one in self._cache.layers[: self._layer + 1]:
-            one.crop(-n)
-        return states

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from safekv.attack.errors import AttackError, UnsupportedError
+from safekv.attack.walk import Remembered
 
 ROTARY: Final = ("llama", "mistral", "qwen2")
 """Kinds with separate projections, RMSNorm and rotary positions in the half-split layout."""
@@ -78,9 +79,13 @@ class PublicModel:
     Capture, collision and injection take any that keeps a plain key and value per token and
     layer; what needs its weights taken apart takes the kinds of `LINEAR`. Raises
     `UnsupportedError` for the rest, by name.
+
+    With `remembered` searches keep what candidates would leave, for the next search behind the
+    same prefix; it is `None` unless set.
     """
 
     def __init__(self, model: Any, tokenizer: Any = None) -> None:
+        self.remembered: Remembered | None = None
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.shapes = _shapes(model)

@@ -13,6 +13,7 @@ from safekv.attack.capture import Captured, capture
 from safekv.attack.injection import Variant
 from safekv.attack.prompts import Prompt, Tokens, tokenised
 from safekv.attack.public import PublicModel
+from safekv.attack.walk import Remembered
 from safekv.audit.stolen.plan import WHOLE, Plan
 from safekv.audit.stolen.protections import Cloaked, Limits, Protection, limits_of, protect
 from safekv.audit.stolen.storage import Stored
@@ -33,6 +34,8 @@ class Session:
                 "pass more, or attack fewer",
             )
         self.public, self.plan = public, plan
+        # Most cells try the same candidates behind the same prompts, in other dtypes.
+        public.remembered = public.remembered or Remembered()
         wrapped = tokenised(public.tokenizer, prompts[: plan.victims + plan.own])
         self.victims: list[Tokens] = wrapped[: plan.victims]
         self.own: list[Tokens] = wrapped[plan.victims :]
