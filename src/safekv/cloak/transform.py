@@ -17,7 +17,7 @@ from safekv.errors import CloakError
 if TYPE_CHECKING:
     import torch
 
-    from safekv.cloak.hazmat.torch_ops import TorchSecrets
+    from safekv.cloak.hazmat.torch_ops import RowNumbers, TorchSecrets
 
 Block: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor"
 
@@ -34,6 +34,15 @@ class Places:
 
     orders: torch.Tensor = field(repr=False)
     beacon_at: torch.Tensor = field(repr=False)
+    _numbers: dict[int, RowNumbers] = field(default_factory=dict, repr=False, compare=False)
+
+    def numbers(self, heads: int) -> RowNumbers:
+        """The same as numbers of rows of blocks of so many heads; made once."""
+        from safekv.cloak.hazmat.torch_ops import RowNumbers
+
+        if heads not in self._numbers:
+            self._numbers[heads] = RowNumbers.of(self.orders, self.beacon_at, heads)
+        return self._numbers[heads]
 
 
 class Cloak:
@@ -141,9 +150,8 @@ class Cloak:
         self._require_shape(rows[0], partial=False)
         if strict:
             self._require_range(layer, part, float(rows.abs().max()))
-        return torch_ops.obfuscate_blocks(
-            rows, secrets, places.orders, places.beacon_at, fused=self.fused
-        )
+        numbers = places.numbers(rows.shape[1])
+        return torch_ops.obfuscate_blocks(rows, secrets, numbers, fused=self.fused)
 
     def deobfuscate_blocks(
         self, layer: int, part: Part, places: Places, stored: torch.Tensor
@@ -152,9 +160,8 @@ class Cloak:
         from safekv.cloak.hazmat import torch_ops
 
         secrets = self._tensors(layer, part, _compute_dtype(stored), stored.device)
-        mixed = torch_ops.deobfuscate_blocks(stored, secrets, places.beacon_at, fused=self.fused)
-        index = places.orders[:, None, :, None].expand_as(mixed)
-        return mixed.new_empty(mixed.shape).scatter_(2, index, mixed).to(stored.dtype)
+        numbers = places.numbers(stored.shape[1])
+        return torch_ops.restore_blocks(stored, secrets, numbers, fused=self.fused)
 
     def secrets(
         self, layer: int, part: Part, dtype: torch.dtype, device: torch.device

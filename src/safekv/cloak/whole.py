@@ -43,17 +43,13 @@ class WholeBlocks:
 
     def obfuscate(self, part: Part, places: Places, rows: torch.Tensor) -> torch.Tensor:
         """A new tensor of the same shape and dtype."""
-        return torch_ops.obfuscate_blocks(
-            rows, self._secrets[part], places.orders, places.beacon_at, fused=True
-        )
+        numbers = _numbers(places, rows)
+        return torch_ops.obfuscate_blocks(rows, self._secrets[part], numbers, fused=True)
 
     def deobfuscate(self, part: Part, places: Places, stored: torch.Tensor) -> torch.Tensor:
         """The inverse of `obfuscate`."""
-        mixed = torch_ops.deobfuscate_blocks(
-            stored, self._secrets[part], places.beacon_at, fused=True
-        )
-        index = places.orders[:, None, :, None].expand_as(mixed)
-        return mixed.new_empty(mixed.shape).scatter_(2, index, mixed).to(stored.dtype)
+        numbers = _numbers(places, stored)
+        return torch_ops.restore_blocks(stored, self._secrets[part], numbers, fused=True)
 
     def unmix(
         self, at: int, part: Part, beacon_at: torch.Tensor, stored: torch.Tensor
@@ -64,6 +60,11 @@ class WholeBlocks:
             *(getattr(secrets, name)[at] for name in torch_ops.TorchSecrets.__slots__)
         )
         return torch_ops.deobfuscate_blocks(stored, one, beacon_at, fused=True)
+
+
+def _numbers(places: Places, block: torch.Tensor) -> torch_ops.RowNumbers:
+    """Not kept: beside every block of a pool they would take more than the places do."""
+    return torch_ops.RowNumbers.of(places.orders, places.beacon_at, block.shape[1])
 
 
 def _stacked(each: Sequence[torch_ops.TorchSecrets]) -> torch_ops.TorchSecrets:

@@ -57,25 +57,61 @@ def deobfuscate(
     return (mixed if fused else mixed @ heads.unfeature).to(stored.dtype)
 
 
-def obfuscate_blocks(
-    rows: torch.Tensor,
-    heads: TorchSecrets,
-    orders: torch.Tensor,
-    beacon_at: torch.Tensor,
-    *,
-    fused: bool,
-) -> torch.Tensor:
-    """`obfuscate` of n blocks of one layer at once: `rows` (n, heads, b, d).
+@dataclass(frozen=True, slots=True)
+class RowNumbers:
+    """P and the beacon's places as numbers of rows of n blocks of some heads, counted through.
 
-    `orders` (n, b) is the order of each block's rows; `beacon_at` (n) the place *in that order*
-    of the row that carries the beacon.
+    `order` puts rows (n * heads * b) into stored order, `back` puts them back, and `marked`
+    (n * heads) has, in stored order, the rows that carry the beacon.
     """
-    mixed = rows.to(heads.mix.dtype)
+
+    order: torch.Tensor = field(repr=False)
+    back: torch.Tensor = field(repr=False)
+    marked: torch.Tensor = field(repr=False)
+
+    @classmethod
+    def of(cls, orders: torch.Tensor, beacon_at: torch.Tensor, heads: int) -> RowNumbers:
+        """From `orders` (n, b) and `beacon_at` (n), the place *in that order* of the beacon's row.
+
+        Some 30 µs for a block: whoever reads blocks often keeps it.
+        """
+        n, b = orders.shape
+        first = torch.arange(n * heads, device=orders.device) * b
+        order, back = (
+            (first[:, None] + one.repeat_interleave(heads, 0)).flatten()
+            for one in (orders, orders.argsort(1))
+        )
+        return cls(order, back, first + beacon_at.repeat_interleave(heads))
+
+
+def obfuscate_blocks(
+    rows: torch.Tensor, heads: TorchSecrets, numbers: RowNumbers, *, fused: bool
+) -> torch.Tensor:
+    """`obfuscate` of n blocks of one layer at once: `rows` (n, heads, b, d)."""
+    wide = rows.to(heads.mix.dtype)
     if not fused:
-        mixed = mixed @ heads.feature
-    mixed = torch.take_along_dim(mixed, orders[:, None, :, None], dim=2)
-    mixed[torch.arange(len(rows), device=rows.device), :, beacon_at] += heads.beacon
-    return (heads.mix @ mixed).to(rows.dtype)
+        wide = wide @ heads.feature
+    # One gather of whole rows: an index of every element takes several times as long.
+    mixed = wide.reshape(-1, rows.shape[3]).index_select(0, numbers.order)
+    mixed.index_add_(0, numbers.marked, _beacons(heads, rows.shape))
+    return (heads.mix @ mixed.view(rows.shape)).to(rows.dtype)
+
+
+def restore_blocks(
+    stored: torch.Tensor, heads: TorchSecrets, numbers: RowNumbers, *, fused: bool
+) -> torch.Tensor:
+    """The inverse of `obfuscate_blocks`."""
+    mixed = heads.unmix @ stored.to(heads.mix.dtype)
+    flat = mixed.view(-1, stored.shape[3])
+    flat.index_add_(0, numbers.marked, _beacons(heads, stored.shape), alpha=-1)
+    rows = flat.index_select(0, numbers.back).view(stored.shape)
+    return (rows if fused else rows @ heads.unfeature).to(stored.dtype)
+
+
+def _beacons(heads: TorchSecrets, shape: torch.Size) -> torch.Tensor:
+    """The beacon of each head of each block, (n * heads, d)."""
+    n, n_heads, _, d = shape
+    return heads.beacon.expand(n, n_heads, d).reshape(-1, d)
 
 
 def deobfuscate_blocks(
@@ -84,6 +120,7 @@ def deobfuscate_blocks(
     """The rows of n blocks (n, heads, b, d) in the dtype of `heads`, **still in stored order**.
 
     Whoever copies them on puts them where they belong: row j of a block is its row `order[j]`.
+    `beacon_at` (n) is the place in stored order of the row that carries the beacon.
     """
     mixed = heads.unmix @ stored.to(heads.mix.dtype)
     mixed[torch.arange(len(stored), device=stored.device), :, beacon_at] -= heads.beacon

@@ -86,8 +86,9 @@ def obfuscate_blocks(
 ) -> torch.Tensor:
     """`torch_ops.obfuscate_blocks`: `rows` (n, heads, b, d), with any strides, into `out`.
 
-    b and d are powers of two from 16 on. `out` may have other strides, such as a pool's, and must
-    not overlap `rows`. Raises `CloakError` for other shapes and dtypes.
+    `orders` (n, b) and `beacon_at` (n) are those of `Places`. b and d are powers of two from 16
+    on. `out` may have other strides, such as a pool's, and must not overlap
+    `rows`. Raises `CloakError` for other shapes and dtypes.
     """
     return _launch(_obfuscate, rows, heads.mix, heads.feature, heads, orders, beacon_at, fused, out)
 
