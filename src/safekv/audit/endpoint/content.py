@@ -24,6 +24,16 @@ PROSE: Final = (
     "Rain came in the afternoon, quietly at first, and then with a wind from the sea.",
     "Somebody had left a lamp in the window, so the last part of the way was easy.",
 )
+THINGS: Final = tuple(
+    """
+    amber anchor basket birch bottle bridge candle canvas chalk clay cloud copper cotton field
+    flour gravel harbour hedge honey ivory kettle ladder lantern linen meadow mirror moss oak
+    orchard paper pebble pepper plank pocket quilt rafter reed ribbon river rope saddle salt
+    shell shutter slate straw thistle timber tunnel velvet violet wagon walnut willow window
+    wool
+    """.split()  # noqa: SIM905 - words are easier to read so
+)
+"""Words that name nobody: a detector of names must have nothing to say of prose."""
 INTERNAL: Final = (
     "The second supplier agreed to our price, so the launch moves up by three weeks.",
     "Finance wants the margin on the new line above thirty percent before the board meets.",
@@ -50,10 +60,10 @@ class Writer:
         self._lines: dict[Content, Callable[[], str]] = {
             Content.LETTERS: lambda: " ".join(self._rng.choices(string.ascii_lowercase, k=16)),
             Content.TEMPLATE: lambda: f"You are the assistant of {self._name()} Ltd. {TEMPLATE}",
-            Content.PROSE: lambda: f"{self._name()} wrote it down. {self._rng.choice(PROSE)}",
+            Content.PROSE: lambda: f"{self._title()}. {self._rng.choice(PROSE)}",
             Content.PERSONAL: self._person,
             Content.KEY: self._credentials,
-            Content.INTERNAL: lambda: f"Project {self._name()}: {self._rng.choice(INTERNAL)}",
+            Content.INTERNAL: lambda: f"Project {self._title()}: {self._rng.choice(INTERNAL)}",
         }
 
     def write(self, content: Content, words: int) -> str:
@@ -65,6 +75,10 @@ class Writer:
 
     def _name(self) -> str:
         return "".join(self._rng.choices(SYLLABLES, k=4)).capitalize()
+
+    def _title(self) -> str:
+        """One word of four things: some ten million there are."""
+        return "-".join(self._rng.choices(THINGS, k=4))
 
     def _digits(self, count: int) -> str:
         return "".join(self._rng.choices(string.digits, k=count))
