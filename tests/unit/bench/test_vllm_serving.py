@@ -45,7 +45,9 @@ class Script:
 
 @pytest.fixture
 def plan() -> ServingPlan:
-    return ServingPlan(tenants=(4,), system_tokens=64, turns=2, chatting=2, batches=2, control=6)
+    return ServingPlan(
+        tenants=(4,), system_tokens=64, turns=2, chatting=2, batches=2, control=6, first_turns=3
+    )
 
 
 @pytest.fixture
@@ -160,3 +162,25 @@ def test_the_fronts_cost_is_measured_on_a_chat_of_that_length() -> None:
     assert found["body_bytes"] == len(bodies[0])
     assert json.loads(bodies[0])["messages"][0]["content"].count("gardener") == 10
     assert 0 < found["p50_us"] <= found["p95_us"]
+
+
+def test_few_tenants_are_measured_in_several_groups_each_behind_a_prompt_of_its_own(
+    scripts: dict[str, Script],
+) -> None:
+    plan = ServingPlan(tenants=(4, 32), system_tokens=64, turns=1, batches=1, first_turns=7)
+    assert [plan.groups(n) for n in plan.tenants] == [3, 1]
+    ticks: list[None] = []
+    run = run_of(scripts, plan, ticks)
+    four, many = run.shared(4), run.shared(32)
+    assert [four["first_turn"]["ttft_s"]["global"]["n"], four["groups"]] == [9, 3]
+    assert [many["first_turn"]["ttft_s"]["global"]["n"], many["groups"]] == [31, 1]
+    assert len(ticks) == plan.steps() - plan.control
+    asked = scripts["safekv"].asked
+    assert [one["do"] for one in asked].count("reset") == 4
+    systems = [
+        request["messages"][0]["content"]
+        for one in asked
+        if one["do"] == "serve"
+        for request in one["requests"]
+    ]
+    assert len(set(systems)) == 4

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import safekv
 from safekv.bench.stats import paired_ratio
+from safekv.bench.vllm.words import OBJECTS, PLACES, SUBJECTS, VERBS
 from safekv.errors import ConfigError, EngineError
 
 KINDS: Final = ("global", "salt", "safekv")
@@ -33,25 +34,6 @@ MAX_AT_ONCE: Final = 16
 BARS: Final = {"first_turn": 1.05, "control": 1.02, "kv_memory": 1.10}
 """The most that safekv may take of what global sharing (first turn, memory) or a stock server
 (control, where nobody shares) takes."""
-
-SUBJECTS: Final = [
-    "the gardener",
-    "a red fox",
-    "our neighbour",
-    "the old bridge",
-    "a small boat",
-    "the baker",
-]
-VERBS: Final = ["waters", "watches", "carries", "repairs", "follows", "paints"]
-OBJECTS: Final = [
-    "the roses",
-    "a wooden fence",
-    "the morning bread",
-    "seven lamps",
-    "a long river",
-    "the hill",
-]
-PLACES: Final = ["in spring", "near the harbour", "before noon", "under the trees", "on quiet days"]
 
 Progress = Callable[[int, int], None]
 Row = dict[str, Any]
@@ -69,11 +51,15 @@ class ServingPlan:
     """Tenants that go on chatting after their first turn."""
     batches: int = 3
     control: int = 16
+    first_turns: int = 15
+    """At least so many first turns are measured for each number of tenants, in several groups with
+    a system prompt of their own where one has fewer."""
     settle_s: float = 120.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("system_tokens", "output_tokens", "turns", "chatting", "batches"):
+        names = ("system_tokens", "output_tokens", "turns", "chatting", "batches", "first_turns")
+        for name in names:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", "use 1 or more")
         if self.control < 2:
@@ -81,9 +67,15 @@ class ServingPlan:
         if not self.tenants or min(self.tenants) < 3:
             raise ConfigError("too few tenants", "use 3 or more: the first only fills the caches")
 
+    def groups(self, tenants: int) -> int:
+        """How many groups of so many tenants there are; the first of each fills the caches."""
+        return -(-self.first_turns // (tenants - 1))
+
     def steps(self) -> int:
         """How many times all engines get something to do."""
-        chats = sum(n + min(self.chatting, n) * (self.turns - 1) for n in self.tenants)
+        chats = sum(
+            n * self.groups(n) + min(self.chatting, n) * (self.turns - 1) for n in self.tenants
+        )
         return chats + self.batches * len(self.tenants) + self.control
 
 
@@ -237,8 +229,8 @@ class Run:
         for engine in self._engines.values():
             engine.ask(do="reset")
 
-    def shared(self, tenants: int) -> Row:
-        """`tenants` tenants with one system prompt: first turns, chats, batches, memory."""
+    def _group(self, tenants: int) -> tuple[list[Chat], dict[str, Row], list[dict[str, Row]]]:
+        """The first turns of `tenants` tenants with one new system prompt, in empty caches."""
         self.reset()
         system = self.sentences(self._plan.system_tokens)
         chats = [Chat.begin(f"tenant-{i}", system) for i in range(tenants)]
@@ -247,7 +239,14 @@ class Run:
         # The last blocks of the system prompt wait for what follows them: the look-ahead.
         expected = self._plan.system_tokens // BLOCK_TOKENS // 2
         primer = self.together(chats[:1], promoted=expected)
-        first = [self.together([chat]) for chat in chats[1:]]
+        return chats, primer, [self.together([chat]) for chat in chats[1:]]
+
+    def shared(self, tenants: int) -> Row:
+        """`tenants` tenants with one system prompt: first turns, chats, batches, memory."""
+        first = list[dict[str, Row]]()
+        for _ in range(self._plan.groups(tenants)):
+            chats, primer, turns = self._group(tenants)
+            first += turns
         later = []
         for _ in range(self._plan.turns - 1):
             for chat in chats[: self._plan.chatting]:
@@ -263,6 +262,7 @@ class Run:
         blocks = {kind: e.ask(do="cached")["blocks"] for kind, e in self._engines.items()}
         return {
             "tenants": tenants,
+            "groups": self._plan.groups(tenants),
             "prompt_tokens": primer["global"]["results"][0]["prompt_tokens"],
             "cold_ttft_s": {kind: _ttft(primer[kind]) for kind in KINDS},
             "promotion_s": primer["safekv"]["settled"],
