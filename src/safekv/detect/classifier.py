@@ -29,7 +29,17 @@ SLOW_FUSIONS: Final = ("SkipLayerNormFusion",)
 """What onnxruntime 1.31 fuses into a kernel slower than its parts: a sixth of all time on a CPU."""
 
 MAX_UNREAD: Final = 0.25
-"""Of a block's characters that are not blank, the share without a word piece that is let pass."""
+"""Of a block's characters that are not blank, the share that was not read that is let pass."""
+
+FOREIGN_FROM: Final = 0x0370
+"""Greek, the first script behind Latin and its accents; what follows is foreign, but for these."""
+
+NOT_FOREIGN: Final = (
+    (0x1E00, 0x1EFF), (0x2000, 0x2BFF), (0x2C60, 0x2C7F), (0x2E00, 0x2E7F), (0x3000, 0x303F),
+    (0xA700, 0xA7FF), (0xAB30, 0xAB6F), (0xFB00, 0xFB06), (0xFE00, 0xFE6F), (0xFF00, 0xFF5E),
+    (0xFFE0, 0xFFFF), (0x1F000, 0x1FAFF),
+)  # fmt: skip
+"""More of Latin, punctuation, symbols and emoji, as ranges of code points, ends included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,8 @@ class TokenClassifier:
     A block's score is the highest probability, over its pieces and over the windows that
     hold them, that a piece is of a sensitive label. Text is read in windows that share 24
     pieces, so nothing shorter straddles an edge. A block of which a quarter cannot be read
-    in the model's vocabulary is never shareable. Runs on one CPU thread, by onnxruntime and
+    in the model's vocabulary, or is in another script than Latin, in which alone models are
+    trained, is never shareable. Runs on one CPU thread, by onnxruntime and
     tokenizers alone. Thread-safe; no mutable state.
     """
 
@@ -262,7 +273,11 @@ def _unread(pieces: Pieces, labels: int) -> Reading:
 
 
 def _unread_share(document: Document, reading: Reading, unknown_id: int) -> list[float]:
-    """Of each block's characters that are not blank, the share that no known piece covers."""
+    """Of each block's characters that are not blank, the share that was not read.
+
+    That is what no known piece covers, and letters of other scripts: single ones are in the
+    vocabulary, but the model never learnt what names look like there.
+    """
     import numpy as np
 
     text = document.text
@@ -272,7 +287,7 @@ def _unread_share(document: Document, reading: Reading, unknown_id: int) -> list
     np.add.at(edges, reading.ends[known], -1)
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     inked = ~np.isin(points, [ord(c) for c in " \t\n\f\r\xa0"])
-    unread = inked & (edges.cumsum()[:-1] == 0)
+    unread = inked & ((edges.cumsum()[:-1] == 0) | _foreign(points))
     before_ink = np.concatenate(([0], inked.cumsum()))
     before_unread = np.concatenate(([0], unread.cumsum()))
     ends = np.array(document.block_ends, dtype=np.int64)
@@ -280,6 +295,15 @@ def _unread_share(document: Document, reading: Reading, unknown_id: int) -> list
     ink = np.maximum(before_ink[ends] - before_ink[starts], 1)
     shares: list[float] = ((before_unread[ends] - before_unread[starts]) / ink).tolist()
     return shares
+
+
+def _foreign(points: Any) -> Any:
+    """Which of these code points belong to other scripts than Latin. O(characters)."""
+    foreign = points >= FOREIGN_FROM
+    if foreign.any():
+        for first, last in NOT_FOREIGN:
+            foreign &= (points < first) | (points > last)
+    return foreign
 
 
 def _one_thread(onnxruntime: Any) -> Any:
