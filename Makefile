@@ -134,7 +134,7 @@ bench: model  ## Measure what the README quotes into bench-records/, and draw it
 	@echo "==> safekv bench engine"
 	@$(BIN)/safekv bench engine --rounds 5 --out $(BENCH_OUT)/engine.jsonl $(ARGS)
 	@echo "==> safekv bench serve"
-	@$(BIN)/safekv bench serve --workload system --seeds 3 \
+	@$(BIN)/safekv bench serve --workload system --seeds 2 \
 	  --out $(BENCH_OUT)/serve.jsonl $(ARGS)
 	@echo "==> safekv bench tick"
 	@$(BIN)/safekv bench tick --nodes 10000,100000 --out $(BENCH_OUT)/tick.jsonl $(ARGS)
