@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
@@ -14,7 +13,7 @@ from typing import Any, Final, Protocol
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from safekv.bench.stats import paired_ratio
+from safekv.bench.stats import paired_ratio, rates
 from safekv.cloak.stream import Stream
 from safekv.errors import SafeKVError
 from safekv.types import BlockId, TenantId
@@ -194,10 +193,7 @@ def _row(one: Operation, times_s: dict[str, list[float]], size_bytes: int) -> di
         "dtype": "bytes",
         "block_size": None,
         "head_dim": None,
-        "size_bytes": size_bytes,
-        "gb_per_s": size_bytes / statistics.median(own_s) / 1e9,
-        "gb_per_s_best": size_bytes / min(own_s) / 1e9,
-        "rounds": len(own_s),
+        **rates(own_s, size_bytes),
     }
     if one.peer is not None:
         # Speed over speed: above 1, ours is the faster one.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 import torch
 
-from safekv.bench.stats import paired_ratio
+from safekv.bench.stats import paired_ratio, rates
 from safekv.cloak.config import CloakConfig, Part
 from safekv.cloak.keys import CloakKey
 from safekv.cloak.transform import Cloak
@@ -253,10 +252,7 @@ def _row(
         "what": what,
         "backend": backend,
         **shape,
-        "size_bytes": size_bytes,
-        "gb_per_s": size_bytes / statistics.median(own_s) / 1e9,
-        "gb_per_s_best": size_bytes / min(own_s) / 1e9,
-        "rounds": len(own_s),
+        **rates(own_s, size_bytes),
     }
 
 

@@ -7,7 +7,6 @@ form, which only reorders rows and adds to one, must not be slower than.
 from __future__ import annotations
 
 import random
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from safekv.bench.stats import paired_ratio
+from safekv.bench.stats import paired_ratio, rates
 from safekv.cloak.config import CloakConfig, Part
 from safekv.cloak.keys import CloakKey
 from safekv.cloak.transform import Cloak, Places
@@ -166,10 +165,7 @@ def _rows(
             "dtype": dtype,
             "block_size": tokens,
             "head_dim": dim,
-            "size_bytes": size_bytes,
-            "gb_per_s": size_bytes / statistics.median(own_s) / 1e9,
-            "gb_per_s_best": size_bytes / min(own_s) / 1e9,
-            "rounds": len(own_s),
+            **rates(own_s, size_bytes),
         }
         if peer := PEERS.get(what):
             ratio = asdict(paired_ratio(times_s[peer], own_s))

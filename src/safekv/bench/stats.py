@@ -35,6 +35,17 @@ def paired_ratio(ours: Sequence[float], peer: Sequence[float], draws: int = 2000
     return Ratio(statistics.median(ratios), low, high)
 
 
+def rates(own_s: Sequence[float], size_bytes: int) -> dict[str, float]:
+    """How fast `size_bytes` were worked off in rounds of `own_s` seconds: GB/s (1e9), as a row has
+    them. Raises `statistics.StatisticsError` without a round."""
+    return {
+        "size_bytes": size_bytes,
+        "gb_per_s": size_bytes / statistics.median(own_s) / 1e9,
+        "gb_per_s_best": size_bytes / min(own_s) / 1e9,
+        "rounds": len(own_s),
+    }
+
+
 def ks(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """The Kolmogorov-Smirnov distance of two samples and its asymptotic p-value.
 

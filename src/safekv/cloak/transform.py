@@ -29,7 +29,7 @@ class Places:
     """P and the beacon's row of n blocks in one layer, drawn once: what is kept beside a block.
 
     `orders` (n, b): row j of a stored block is its row `orders[j]`. `beacon_at` (n): the place in
-    that order of the row that carries the beacon.
+    that order of the row that carries the beacon. Mutable state: what `numbers` remembers.
     """
 
     orders: torch.Tensor = field(repr=False)

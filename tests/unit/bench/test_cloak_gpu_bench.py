@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from safekv.bench import cloak_gpu, cloak_gpu_decode  # noqa: E402
-from safekv.cli.bench_cloak import cloak  # noqa: E402
+from safekv.cli.bench_cloak import _show_gpu, cloak  # noqa: E402
 
 needs_interpreter = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1"
@@ -21,7 +21,7 @@ needs_interpreter = pytest.mark.skipif(
 
 
 @needs_interpreter
-def test_every_operation_is_timed_and_judged() -> None:
+def test_every_operation_is_timed_judged_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     told: list[tuple[int, int]] = []
     record = cloak_gpu.run(
         cloak_gpu.TINY, lambda done, total: told.append((done, total)), device="cpu"
@@ -42,6 +42,12 @@ def test_every_operation_is_timed_and_judged() -> None:
             assert 0 < row["round_trip_relative_error"] < 0.1
     assert [bar["met"] for bar in record["bars"]] == [False] * 3
     assert told[-1] == (3, 3)
+    decode = cloak_gpu_decode.run(cloak_gpu_decode.TINY, "cpu")
+    _show_gpu({**record, "decode": decode})
+    shown = capsys.readouterr().out
+    assert shown.count("cloak_obfuscate") == 2  # its row, its bar
+    assert "chacha8 / copy to host >= 5.0: not met" in shown
+    assert f"{decode['fused_over_plain']['value']:.3f}" in shown
 
 
 @needs_interpreter

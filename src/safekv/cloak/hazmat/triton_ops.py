@@ -87,8 +87,8 @@ def obfuscate_blocks(
     """`torch_ops.obfuscate_blocks`: `rows` (n, heads, b, d), with any strides, into `out`.
 
     `orders` (n, b) and `beacon_at` (n) are those of `Places`. b and d are powers of two from 16
-    on. `out` may have other strides, such as a pool's, and must not overlap
-    `rows`. Raises `CloakError` for other shapes and dtypes.
+    on. `out` may have other strides, such as a pool's, and must not overlap `rows`. Raises
+    `CloakError` for other shapes and dtypes.
     """
     return _launch(_obfuscate, rows, heads.mix, heads.feature, heads, orders, beacon_at, fused, out)
 
